@@ -1,0 +1,54 @@
+"""Process advantage verifiers in JAX.
+
+Here are the pure functions, for use in other JAX code; importing them imports
+jax and no other framework. Equations and sections are those of "Rewarding
+Progress: Scaling Automated Process Verifiers for LLM Reasoning" (arXiv
+2410.08146).
+"""
+
+from pav_jax.advantages import effective_reward, first_pit, step_advantages
+from pav_jax.complementarity import (
+  alignment,
+  best_k,
+  distinguishability,
+  improvement_bound,
+)
+from pav_jax.losses import (
+  kl_penalty,
+  policy_gradient_loss,
+  value_loss,
+  verifier_loss,
+)
+from pav_jax.natural_gradient import natural_gradient, softmax_update
+from pav_jax.steps import (
+  spread_over_tokens,
+  step_index,
+  step_mask,
+  sum_over_steps,
+)
+from pav_jax.types import Rollout
+from pav_jax.values import best_of_k, best_of_k_from_logit, pass_at_k
+
+__all__ = [
+  "Rollout",
+  "alignment",
+  "best_k",
+  "best_of_k",
+  "best_of_k_from_logit",
+  "distinguishability",
+  "effective_reward",
+  "first_pit",
+  "improvement_bound",
+  "kl_penalty",
+  "natural_gradient",
+  "pass_at_k",
+  "policy_gradient_loss",
+  "softmax_update",
+  "spread_over_tokens",
+  "step_advantages",
+  "step_index",
+  "step_mask",
+  "sum_over_steps",
+  "value_loss",
+  "verifier_loss",
+]

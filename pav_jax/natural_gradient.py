@@ -1,0 +1,132 @@
+"""Natural policy gradients: exact for a softmax table, sampled for networks."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+def softmax_update(
+  logits: Float[Array, "*B A"],
+  q_policy: Float[Array, "*B A"],
+  adv_prover: Float[Array, "*B A"],
+  *,
+  alpha: float | Float[Array, ""],
+  step_size: float | Float[Array, ""],
+) -> Float[Array, "*B A"]:
+  """Natural-gradient step of a tabular softmax policy (Lemma F.2).
+
+  π'(a|s) ∝ π(a|s) · exp(γ (Q^π(s, a) + α A^μ(s, a))): in logits an addition.
+  A state-wise constant in the effective reward moves no probability.
+
+  Args:
+    logits: [..., A], of the policy at each state.
+    q_policy: [..., A], Q^π(s, a) in [0, 1].
+    adv_prover: [..., A], A^μ(s, a) in [-1, 1].
+    alpha: weight of the prover's advantage, Eq. 5.
+    step_size: γ > 0.
+
+  Returns:
+    [..., A], the new logits, normalised so that their exponentials sum to 1.
+  """
+  if not logits.shape == q_policy.shape == adv_prover.shape:
+    raise ValueError(
+      f"logits {logits.shape}, q_policy {q_policy.shape} and adv_prover "
+      f"{adv_prover.shape} must have one shape"
+    )
+  effective_reward = q_policy + alpha * adv_prover
+  return jax.nn.log_softmax(logits + step_size * effective_reward, axis=-1)
+
+
+class Diagnostics(NamedTuple):
+  """How well the sample-space system was solved, and what the step would do.
+
+  Attributes:
+    residual: ‖w − (JJᵀ + damping·N·I) z‖ / ‖w‖; 0 for an exact solve.
+    predicted_kl: nats per sample, ½ dᵀFd, the second-order KL(π‖π') of adding
+      the whole update d; that of adding c·d is c² times it.
+    improvement: gᵀd, the first-order gain of the weighted objective.
+  """
+
+  residual: Float[Array, ""]
+  predicted_kl: Float[Array, ""]
+  improvement: Float[Array, ""]
+
+
+def natural_gradient(
+  logp_fn: Callable[[PyTree], Float[Array, "..."]],
+  params: PyTree,
+  weights: Float[Array, "..."],
+  *,
+  damping: float | Float[Array, ""],
+  num_cg_steps: int,
+  tol: float = 1e-5,
+) -> tuple[PyTree, Diagnostics]:
+  """Solves (F + damping·I) d = g in the space of samples (Eq. 11, 12).
+
+  With J the N×P matrix of ∇log π of the N sampled steps and w their weights,
+  F = JᵀJ / N and g = Jᵀw / N, hence
+
+      d = Jᵀ (JJᵀ + damping·N·I)⁻¹ w.
+
+  The inner system has N unknowns and is solved by conjugate gradients, one vjp
+  and one jvp an iteration. J is never formed, and of the size of the parameters
+  there is only the cotangent being transposed and, in the end, d.
+
+  As damping → 0 the update interpolates: it changes the log-probability of
+  sampled step i by w_i wherever the model can do so. As damping → ∞ it becomes
+  the plain gradient g / damping.
+
+  Args:
+    logp_fn: params -> log-probabilities of the sampled steps in nats, any
+      shape. A step that does not exist must have a constant log-probability
+      (0, say); it then has no influence on d beyond counting in N.
+    params: pytree at which to linearise.
+    weights: effective rewards of the steps, less a baseline, shaped like the
+      log-probabilities.
+    damping: > 0, in units of F's eigenvalues.
+    num_cg_steps: most conjugate-gradient iterations.
+    tol: stop when the residual is below tol·‖w‖.
+
+  Returns:
+    `(d, diagnostics)`; d is an ascent direction with the structure of params.
+
+  Raises:
+    ValueError: if shapes of weights and log-probabilities differ, num_cg_steps
+      is not positive, or a damping known at trace time is not.
+  """
+  if num_cg_steps < 1:
+    raise ValueError(f"num_cg_steps is {num_cg_steps}, expected at least 1")
+  if isinstance(damping, int | float) and not damping > 0:
+    raise ValueError(f"damping is {damping}, expected more than 0")
+  logp, jvp_fn = jax.linearize(logp_fn, params)
+  if logp.shape != weights.shape:
+    raise ValueError(
+      f"weights have shape {weights.shape}, expected {logp.shape}, the shape "
+      "of the steps' log-probabilities"
+    )
+  transpose = jax.linear_transpose(jvp_fn, params)
+  weights = jax.lax.stop_gradient(weights).astype(logp.dtype)
+  ridge = damping * logp.size
+
+  def vjp_fn(sample_vector):
+    (cotangent,) = transpose(sample_vector)
+    return cotangent
+
+  def gram(sample_vector):
+    return jvp_fn(vjp_fn(sample_vector)) + ridge * sample_vector
+
+  solution, _ = jax.scipy.sparse.linalg.cg(
+    gram, weights, tol=tol, maxiter=num_cg_steps
+  )
+  update = vjp_fn(solution)
+  change = jvp_fn(update)
+  tiny = jnp.finfo(logp.dtype).tiny
+  residual = jnp.linalg.norm(weights - change - ridge * solution)
+  return update, Diagnostics(
+    residual=residual / jnp.maximum(jnp.linalg.norm(weights), tiny),
+    predicted_kl=0.5 * jnp.mean(change**2),
+    improvement=jnp.mean(weights * change),
+  )

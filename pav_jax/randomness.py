@@ -1,0 +1,62 @@
+"""Randomness that is addressed, not consumed.
+
+The random number behind a sampled token is a function of the run's key, the
+problem, the sample, the prefix it continues and the token's position, and of
+nothing else. So a rollout does not depend on which rows share its batch, on
+padding, on the number of hosts, or on where a run was interrupted.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def token_uniforms(
+  key: jax.Array,
+  address: Sequence[Int[Array, "*B"]],
+  num_tokens: int,
+) -> Float[Array, "*B T"]:
+  """One uniform number in [0, 1) for each token that may be sampled.
+
+  Args:
+    key: the run's key.
+    address: what identifies each row, outermost first, int32[...] each: the
+      problem, which of its samples and, for a completion, which prefix of that
+      sample it continues and which completion it is.
+    num_tokens: T, positions 0 … T - 1 of the row get a number each.
+
+  Returns:
+    float32[..., T]; entry t depends on the row's address and t alone.
+  """
+  address = jnp.broadcast_arrays(*address)
+
+  def row(*parts):
+    row_key = functools.reduce(jax.random.fold_in, parts, key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      row_key, jnp.arange(num_tokens)
+    )
+    return jax.vmap(jax.random.uniform)(keys)
+
+  rows = jax.vmap(row)(*(part.reshape(-1) for part in address))
+  return rows.reshape(*address[0].shape, num_tokens)
+
+
+def categorical_from_uniform(
+  uniform: Float[Array, "*B"], logits: Float[Array, "*B V"]
+) -> Int[Array, "*B"]:
+  """A draw from softmax(logits) by inversion of its distribution function.
+
+  Args:
+    uniform: float32[...], in [0, 1).
+    logits: float32[..., V]; minus infinity for tokens that cannot be drawn.
+
+  Returns:
+    int32[...] in 0 … V - 1, never a token whose probability is 0.
+  """
+  probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+  cumulative = jnp.cumsum(probs, axis=-1)
+  threshold = uniform[..., None] * cumulative[..., -1:]
+  return jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)

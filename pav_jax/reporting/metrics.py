@@ -1,0 +1,148 @@
+"""What a run writes for programs: metrics.jsonl, event files, report.json."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+
+class MetricsLog:
+  """Appends rows to `metrics.jsonl` and scalars to TensorBoard event files.
+
+  A row is `{"iteration": i, "arm": name, metric: [value per seed], …}` with i
+  counted from 1. A resumed run keeps the rows up to the checkpoint that it
+  continues from and drops what was written after.
+  """
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Opens the files, or makes them; `resume` comes before writing."""
+    self._path = pathlib.Path(workdir) / "metrics.jsonl"
+    self._events = pathlib.Path(workdir) / "tensorboard"
+    self._writers: dict[str, tensorboardX.SummaryWriter] = {}
+    self._purge_step: dict[str, int] = {}
+    self._rows = list(_complete_rows(self._path))
+    self._file = None
+
+  def resume(self, arms: Iterable[str], iteration: int) -> None:
+    """Keeps the rows of these arms up to `iteration`, and all other rows."""
+    arms = set(arms)
+    self._rows = [
+      row
+      for row in self._rows
+      if row["arm"] not in arms or row["iteration"] <= iteration
+    ]
+    self._purge_step |= dict.fromkeys(arms, iteration + 1)
+    if self._file:
+      self._file.close()
+    partial = self._path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+    os.replace(partial, self._path)
+    self._file = self._path.open("a")
+
+  def write(
+    self, arm: str, iterations: Iterable[int], metrics: dict[str, np.ndarray]
+  ) -> None:
+    """Adds a row for each iteration of an arm.
+
+    Args:
+      arm: its name.
+      iterations: counted from 1.
+      metrics: name -> float[iterations, seeds].
+    """
+    for index, iteration in enumerate(iterations):
+      row = {"iteration": iteration, "arm": arm}
+      row |= {
+        name: [_rounded(value) for value in values[index]]
+        for name, values in metrics.items()
+      }
+      self._rows.append(row)
+      self._file.write(json.dumps(row) + "\n")
+      writer = self._writer(arm)
+      for name, values in metrics.items():
+        writer.add_scalar(name, float(np.mean(values[index])), iteration)
+    self._file.flush()
+
+  def history(self, arm: str, metric: str, iterations: int) -> np.ndarray:
+    """float[iterations, seeds] of the arm's first iterations.
+
+    Raises:
+      ValueError: if the file lacks rows of them.
+    """
+    rows = [row for row in self._rows if row["arm"] == arm][:iterations]
+    if [row["iteration"] for row in rows] != list(range(1, iterations + 1)):
+      raise ValueError(
+        f"{self._path} lacks rows of arm {arm!r}; restore the file, or move "
+        "the workdir away to start afresh"
+      )
+    return np.array([row[metric] for row in rows], np.float64)
+
+  def close(self) -> None:
+    """Flushes everything to disk."""
+    if self._file:
+      self._file.close()
+    for writer in self._writers.values():
+      writer.close()
+
+  def _writer(self, arm: str) -> tensorboardX.SummaryWriter:
+    if arm not in self._writers:
+      self._writers[arm] = tensorboardX.SummaryWriter(
+        str(self._events / arm), purge_step=self._purge_step[arm]
+      )
+    return self._writers[arm]
+
+
+def _rounded(value: float) -> float | None:
+  """Seven significant digits, enough for float32; null for NaN."""
+  value = float(value)
+  return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def _complete_rows(path: pathlib.Path) -> Iterable[dict]:
+  """Rows of a file whose last line may have been cut off."""
+  if not path.exists():
+    return
+  lines = path.read_text().splitlines(keepends=True)
+  for number, line in enumerate(lines, start=1):
+    if not line.endswith("\n"):
+      return
+    try:
+      yield json.loads(line)
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f"line {number} of {path} is not JSON ({error}); restore the file, or "
+        "move the workdir away to start afresh"
+      ) from error
+
+
+def write_report(
+  path: str | os.PathLike,
+  *,
+  experiment: str,
+  arms: dict[str, dict[str, list[Any]]],
+  seconds: float,
+  **more: Any,
+) -> None:
+  """Writes `report.json` at once or not at all.
+
+  Args:
+    path: of the file.
+    experiment: its name.
+    arms: arm -> metric -> value per seed, None for what never happened.
+    seconds: wall time.
+    **more: whatever else a program may want to know.
+  """
+  path = pathlib.Path(path)
+  report = {
+    "experiment": experiment,
+    "arms": arms,
+    "seconds": round(seconds, 3),
+    **more,
+  }
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+  os.replace(partial, path)

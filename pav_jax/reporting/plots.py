@@ -1,0 +1,149 @@
+"""Figures. Each function writes one PNG file and returns its path."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+_STYLE = {
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "axes.grid": True,
+  "grid.alpha": 0.3,
+  "figure.constrained_layout.use": True,
+  "legend.frameon": False,
+  "savefig.dpi": 130,
+}
+
+
+def _spread(axes, x, values: np.ndarray, label: str) -> None:
+  """A line of means over seeds (the last axis) in a band of least and most."""
+  (line,) = axes.plot(x, values.mean(-1), label=label)
+  axes.fill_between(
+    x, values.min(-1), values.max(-1), alpha=0.2, color=line.get_color()
+  )
+
+
+def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+  """Trailing means over the first axis; fewer entries at its start."""
+  total = np.cumsum(values, axis=0)
+  total[window:] = total[window:] - total[:-window].copy()
+  count = np.minimum(np.arange(1, len(values) + 1), window)
+  return total / count[:, None]
+
+
+def learning_curves(
+  workdir: str | os.PathLike,
+  accuracy: Mapping[str, np.ndarray],
+  *,
+  window: int = 10,
+) -> pathlib.Path:
+  """Accuracy against iterations, `accuracy.png`.
+
+  Args:
+    workdir: where the file goes.
+    accuracy: arm -> float[iterations, seeds].
+    window: batches averaged.
+  """
+  path = pathlib.Path(workdir) / "accuracy.png"
+  with plt.rc_context(_STYLE):
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    many = len(accuracy) > 8
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(accuracy)))
+    for (arm, values), color in zip(accuracy.items(), colors, strict=True):
+      smooth = _smooth(np.array(values, np.float64), window)
+      x = np.arange(1, len(smooth) + 1)
+      if many:
+        axes.plot(x, smooth.mean(-1), label=arm, color=color, linewidth=1)
+      else:
+        _spread(axes, x, smooth, arm)
+    axes.set(
+      xlabel="iteration",
+      ylabel=f"accuracy (mean of {window} batches)",
+      ylim=(-0.02, 1.02),
+    )
+    seeds = next(iter(accuracy.values())).shape[1]
+    axes.set_title(
+      f"mean over {seeds} seeds" + ("" if many else ", band: least to most"),
+      fontsize="medium",
+    )
+    if many:
+      figure.legend(loc="outside right upper", fontsize="x-small")
+    else:
+      axes.legend()
+    figure.savefig(path)
+    plt.close(figure)
+  return path
+
+
+def pass_at_n(
+  workdir: str | os.PathLike,
+  ns: Sequence[int],
+  curves: Mapping[str, np.ndarray],
+  *,
+  title: str,
+) -> pathlib.Path:
+  """Pass@N against N, `pass_at_n.png`.
+
+  Args:
+    workdir: where the file goes.
+    ns: numbers of samples.
+    curves: policy -> float[N, seeds].
+    title: of the figure.
+  """
+  path = pathlib.Path(workdir) / "pass_at_n.png"
+  with plt.rc_context(_STYLE):
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    for name, values in curves.items():
+      _spread(axes, ns, values, name)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="N", ylabel="Pass@N", ylim=(-0.02, 1.02))
+    axes.set_title(title, fontsize="medium")
+    axes.legend()
+    figure.savefig(path)
+    plt.close(figure)
+  return path
+
+
+def prover_strengths(
+  workdir: str | os.PathLike,
+  strengths: Sequence[float],
+  accuracy: Mapping[str, np.ndarray],
+  terms: Mapping[str, np.ndarray],
+) -> pathlib.Path:
+  """Accuracy over training, and Theorem 3.1's terms; `provers.png`.
+
+  Args:
+    workdir: where the file goes.
+    strengths: γ of the provers.
+    accuracy: update -> float[strengths, seeds], averaged over training.
+    terms: term of the theorem -> float[strengths, seeds].
+  """
+  path = pathlib.Path(workdir) / "provers.png"
+  with plt.rc_context(_STYLE):
+    figure, (top, bottom) = plt.subplots(
+      2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2)
+    )
+    for name, values in accuracy.items():
+      _spread(top, strengths, values, name)
+    top.set(ylabel="accuracy averaged over training", ylim=(-0.02, 1.02))
+    top.legend()
+    for name, values in terms.items():
+      _spread(bottom, strengths, values, name)
+    bottom.set_xscale("log")
+    bottom.set_yscale("log")
+    bottom.set(
+      xlabel="prover strength γ", ylabel="Theorem 3.1, at the SFT policy"
+    )
+    bottom.set_xticks(strengths, [f"{s:g}" for s in strengths])
+    bottom.minorticks_off()
+    bottom.legend()
+    figure.savefig(path)
+    plt.close(figure)
+  return path

@@ -1,0 +1,111 @@
+"""What a person sees while a run goes on, and at its end."""
+
+import time
+from collections.abc import Sequence
+
+import rich.console
+import rich.progress
+import rich.table
+
+_console = rich.console.Console(highlight=False)
+
+
+def say(text: str) -> None:
+  """Prints a line above the progress bar, if there is one."""
+  _console.print(text, markup=False, soft_wrap=True)
+
+
+class Progress:
+  """A line with iteration, accuracies, rate and time left.
+
+  On a terminal it is a bar that stays in place; into a file it is a line now
+  and then.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    *,
+    done: int = 0,
+    lanes: int = 1,
+    label: str = "",
+    seconds_between_lines: float = 10.0,
+  ):
+    """Starts at `done` of `total` iterations.
+
+    Args:
+      total: iterations in the run.
+      done: iterations done before, in a resumed run.
+      lanes: runs that advance together; the rate counts all of them.
+      label: what is running.
+      seconds_between_lines: where the output is no terminal.
+    """
+    self._total, self.first, self._lanes = total, done, lanes
+    self._timed_from = done
+    self._label = label
+    self._interval = seconds_between_lines
+    self._start = self._last_line = time.monotonic()
+    self._bar = None
+    if _console.is_terminal:
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=20),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[status]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=_console,
+      )
+      self._task = self._bar.add_task(
+        label, total=total, completed=done, status="compiling …"
+      )
+
+  def __enter__(self) -> "Progress":
+    if self._bar:
+      self._bar.start()
+    else:
+      say(f"{self._label}: compiling …")
+    return self
+
+  def __exit__(self, *exception) -> None:
+    if self._bar:
+      self._bar.stop()
+
+  def started(self, done: int) -> None:
+    """The first chunk, which compiles, is over: the rate counts from here."""
+    self._start, self._timed_from = time.monotonic(), done
+
+  def update(self, done: int, accuracies: dict[str, float]) -> None:
+    """Shows where the run is.
+
+    Args:
+      done: iterations done.
+      accuracies: arm -> mean accuracy of late, in [0, 1].
+    """
+    now = time.monotonic()
+    rate = (done - self._timed_from) / max(now - self._start, 1e-9)
+    parts = list(accuracies.items())
+    if len(parts) > 4:
+      best = max(parts, key=lambda part: part[1])
+      worst = min(parts, key=lambda part: part[1])
+      parts = [("best " + best[0], best[1]), ("worst " + worst[0], worst[1])]
+    accuracy = " · ".join(f"{arm} {value:.3f}" for arm, value in parts)
+    status = f"accuracy {accuracy} · {rate * self._lanes:.0f} it/s"
+    if self._bar:
+      self._bar.update(self._task, completed=done, status=status)
+    elif done == self._total or now - self._last_line >= self._interval:
+      self._last_line = now
+      left = (self._total - done) / rate if rate else float("nan")
+      say(
+        f"{self._label}: iteration {done}/{self._total} · {status} · "
+        f"{left:.0f} s left"
+      )
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]):
+  """Prints a small table; the first column names the rows."""
+  drawn = rich.table.Table(title=title, title_justify="left")
+  for index, column in enumerate(columns):
+    drawn.add_column(column, justify="left" if index == 0 else "right")
+  for row in rows:
+    drawn.add_row(*row)
+  _console.print(drawn)

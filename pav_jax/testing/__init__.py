@@ -1,0 +1,1 @@
+"""Processes with exact values, for tests of this and other projects."""

@@ -1,0 +1,120 @@
+"""What is subtracted from the effective rewards to centre them.
+
+A baseline depends on the state before a step and not on the step, and so
+changes the variance of the policy gradient but not its expectation.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from pav_jax import losses, steps
+from pav_jax.types import Rollout
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=[], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class NoBaseline:
+  """Subtracts nothing."""
+
+  def init(self, key: jax.Array) -> PyTree:
+    """No state."""
+    del key
+    return ()
+
+  def __call__(
+    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
+  ) -> tuple[Float[Array, "B H"], PyTree]:
+    """Zeros."""
+    return jnp.zeros_like(rewards), state
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=[], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class BatchMean:
+  """The batch's mean effective reward at step h, among rollouts that have one.
+
+  A rollout's own reward is in the mean, which scales the expected gradient by
+  1 − 1/n, n being the rollouts with a step h.
+  """
+
+  def init(self, key: jax.Array) -> PyTree:
+    """No state."""
+    del key
+    return ()
+
+  def __call__(
+    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
+  ) -> tuple[Float[Array, "B H"], PyTree]:
+    """The means [1, H], for every row."""
+    exists = steps.step_mask(rollout.prefix_len)
+    total = jnp.sum(rewards * exists, axis=0, keepdims=True)
+    count = jnp.sum(exists, axis=0, keepdims=True)
+    mean = total / jnp.maximum(count, 1)
+    return jnp.broadcast_to(mean, rewards.shape), state
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["learning_rate"],
+  meta_fields=["value"],
+)
+@dataclasses.dataclass(frozen=True)
+class LearnedBaseline:
+  """A value function that predicts the effective reward at a state (Sec. 5).
+
+  It is used before it is fitted to the batch, so that it cannot know the steps
+  that it is subtracted from.
+
+  Attributes:
+    value: has `init(key)` and `values(params, rollout) -> [B, H]`, the value
+      of the state before each step; static.
+    learning_rate: of Adam, > 0.
+  """
+
+  value: Any
+  learning_rate: float | Float[Array, ""] = 1e-3
+
+  def __post_init__(self):
+    if isinstance(self.learning_rate, int | float) and not (
+      0 < self.learning_rate < float("inf")
+    ):
+      raise ValueError(
+        f"learning_rate is {self.learning_rate}, expected a positive number"
+      )
+
+  def init(self, key: jax.Array) -> PyTree:
+    """Parameters of the value function and Adam's state."""
+    params = self.value.init(key)
+    return params, optax.adam(self.learning_rate).init(params)
+
+  def __call__(
+    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
+  ) -> tuple[Float[Array, "B H"], PyTree]:
+    """The predictions, and the state after one step of squared error."""
+    params, optimizer_state = state
+
+    def loss_fn(params):
+      predicted = self.value.values(params, rollout)
+      loss = losses.value_loss(predicted, rewards, rollout.prefix_len)
+      return loss, predicted
+
+    gradient, predicted = jax.grad(loss_fn, has_aux=True)(params)
+    updates, optimizer_state = optax.adam(self.learning_rate).update(
+      gradient, optimizer_state, params
+    )
+    params = optax.apply_updates(params, updates)
+    return jax.lax.stop_gradient(predicted), (params, optimizer_state)

@@ -1,0 +1,62 @@
+"""The per-step reward of a policy update (Eq. 5)."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import gin
+import jax
+from jaxtyping import Array, Float
+
+from pav_jax import advantages
+from pav_jax.types import Rollout
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["prover", "alpha"],
+  meta_fields=["kind", "num_rollouts"],
+)
+@dataclasses.dataclass(frozen=True)
+class Reward:
+  """Q^π + α A^μ, or its ablations.
+
+  Attributes:
+    prover: `(key, rollout) -> q_prover [B, H+1]`.
+    alpha: weight of the prover's term; 0 is outcome-only RL.
+    kind: `"advantage"` for Q^π + α A^μ; `"value"` for Q^π + α Q^μ, the
+      ablation that degenerates (App. G). Static.
+    num_rollouts: how Q^π is obtained. 0: one sampled outcome stands in for it
+      (Sec. 3.2). R > 0: R completions of each prefix. Static.
+  """
+
+  prover: Callable[[jax.Array, Rollout], Float[Array, "B P"]]
+  alpha: float | Float[Array, ""] = 1.0
+  kind: str = "advantage"
+  num_rollouts: int = 0
+
+  def __post_init__(self):
+    if self.kind not in ("advantage", "value"):
+      raise ValueError(
+        f"reward kind is {self.kind!r}, expected 'advantage' or 'value'"
+      )
+    if isinstance(self.alpha, int | float) and not math.isfinite(self.alpha):
+      raise ValueError(f"alpha is {self.alpha}, expected a finite number")
+    if self.num_rollouts < 0:
+      raise ValueError(
+        f"num_rollouts is {self.num_rollouts}, expected 0 or more"
+      )
+
+  def __call__(
+    self, key: jax.Array, rollout: Rollout, q_policy: Float[Array, "B H"]
+  ) -> Float[Array, "B H"]:
+    """The reward of every step; `q_policy` is Q^π(s_h, a_h) or the outcome."""
+    q_prover = self.prover(key, rollout)
+    term = (
+      advantages.step_advantages(q_prover)
+      if self.kind == "advantage"
+      else q_prover[..., 1:]
+    )
+    return advantages.effective_reward(q_policy, term, alpha=self.alpha)

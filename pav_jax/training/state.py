@@ -1,0 +1,203 @@
+"""A run's state, and keeping it safe on disk."""
+
+import dataclasses
+import difflib
+import hashlib
+import os
+import pathlib
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """What one iteration hands to the next.
+
+  Attributes:
+    params: of the policy.
+    update: state of the update, an optimiser's for instance.
+    baseline: state of the baseline.
+  """
+
+  params: PyTree
+  update: PyTree
+  baseline: PyTree
+
+
+def sha256(tree: PyTree) -> str:
+  """Hexadecimal digest of the bytes of all leaves, in the tree's order."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(tree):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+class Checkpoints:
+  """The checkpoints of one run, each with a digest of what it must hold.
+
+  A checkpoint appears at once or not at all, so a run may be killed at any
+  moment. One that can no longer be read is set aside under `unreadable-…`, and
+  the one before it is used with a warning.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    config: dict[str, str],
+    max_to_keep: int = 3,
+  ):
+    """Opens a directory, or makes it.
+
+    Args:
+      directory: of this run alone.
+      config: what a run must agree on to continue from these checkpoints, as
+        printable strings.
+      max_to_keep: older ones are deleted.
+    """
+    self._directory = pathlib.Path(directory).absolute()
+    self._config = config
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, enable_async_checkpointing=False
+      ),
+    )
+
+  def save(self, iteration: int, state: TrainState, seconds: float) -> None:
+    """Writes a checkpoint.
+
+    Args:
+      iteration: number of iterations done.
+      state: after them.
+      seconds: the run's wall time so far.
+    """
+    meta = {
+      "config": self._config,
+      "seconds": seconds,
+      "sha256": sha256(state),
+    }
+    saved = self._manager.save(
+      iteration,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_to_dict(state)),
+        meta=ocp.args.JsonSave(meta),
+      ),
+    )
+    if not saved:
+      raise RuntimeError(f"orbax declined to save iteration {iteration}")
+
+  def restore(self, like: TrainState) -> tuple[int, TrainState, float] | None:
+    """The newest checkpoint that can be read.
+
+    Args:
+      like: a state, or shapes and shardings of one.
+
+    Returns:
+      `(iteration, state, seconds)` as saved, or None if nothing was ever saved.
+
+    Raises:
+      ValueError: if the checkpoint was made with another configuration, or if
+        there are checkpoints and none can be read.
+    """
+    iterations = sorted(self._manager.all_steps(), reverse=True)
+    for iteration in iterations:
+      try:
+        meta = self._manager.restore(
+          iteration, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        ).meta
+        saved_config, digest = meta["config"], meta["sha256"]
+        seconds = float(meta["seconds"])
+      except Exception as error:  # Orbax raises many kinds on a broken file.
+        self._set_aside(iteration, error)
+        continue
+      self._check_config(saved_config, iteration)
+      try:
+        state = _from_dict(
+          self._manager.restore(
+            iteration,
+            args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(_to_dict(like))
+            ),
+          ).state
+        )
+        if sha256(state) != digest:
+          raise ValueError("its arrays do not match the digest saved with them")
+      except Exception as error:
+        self._set_aside(iteration, error)
+        continue
+      return iteration, state, seconds
+    if iterations:
+      raise ValueError(
+        f"none of the {len(iterations)} checkpoints in {self._directory} can "
+        "be read; move the directory away to start afresh"
+      )
+    return None
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self._manager.close()
+
+  def _check_config(self, saved: dict[str, str], iteration: int) -> None:
+    if saved == self._config:
+      return
+    differences = [
+      f"{name} was {_excerpt(a, b)}, now {_excerpt(b, a)}"
+      for name in sorted(saved.keys() | self._config.keys())
+      if (a := saved.get(name, "absent"))
+      != (b := self._config.get(name, "absent"))
+    ]
+    raise ValueError(
+      f"checkpoint {iteration} in {self._directory} belongs to another "
+      f"configuration: {'; '.join(differences)}. Choose another workdir, or "
+      "move this one away"
+    )
+
+  def _set_aside(self, iteration: int, error: Exception) -> None:
+    path = self._directory / str(iteration)
+    aside = self._directory / f"unreadable-{iteration}"
+    number = 1
+    while aside.exists():
+      number += 1
+      aside = self._directory / f"unreadable-{iteration}-{number}"
+    if path.exists():
+      path.rename(aside)
+    self._manager.reload()
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    warnings.warn(
+      f"checkpoint {iteration} cannot be read ({reason[:200]}); it is now "
+      f"{aside}, and the one before it is used",
+      stacklevel=3,
+    )
+
+
+def _to_dict(state: TrainState) -> dict[str, Any]:
+  return {
+    field.name: getattr(state, field.name)
+    for field in dataclasses.fields(state)
+  }
+
+
+def _from_dict(tree: dict[str, Any]) -> TrainState:
+  return TrainState(**tree)
+
+
+def _excerpt(text: str, other: str, context: int = 40) -> str:
+  """The part of `text` that is unlike `other`, with a little around it."""
+  blocks = difflib.SequenceMatcher(
+    None, text, other, autojunk=False
+  ).get_opcodes()
+  changed = [block for block in blocks if block[0] != "equal"]
+  if not changed or len(text) <= 2 * context:
+    return text
+  start = max(changed[0][1] - context, 0)
+  end = min(changed[-1][2] + context, len(text))
+  return (
+    ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+  )

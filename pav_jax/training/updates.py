@@ -1,0 +1,195 @@
+"""How a policy's parameters follow the effective rewards of its rollouts.
+
+An update is a pytree: numbers that a sweep may vary are its leaves, and what
+would need another compilation is its structure.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from pav_jax import losses, steps
+from pav_jax.natural_gradient import natural_gradient
+from pav_jax.types import Rollout
+
+LogpFn = Callable[[PyTree], Float[Array, "B T"]]
+Metrics = dict[str, Float[Array, ""]]
+
+
+def step_within_kl(
+  step_size: float | Float[Array, ""], max_kl: float | Float[Array, ""]
+) -> optax.GradientTransformationExtraArgs:
+  """Scales an update by step_size, less where that would exceed a KL.
+
+  The KL is a cap and not a target: where the update itself is small, as it is
+  once a policy has converged, so is the step.
+
+  Args:
+    step_size: factor where the cap does not bind, > 0.
+    max_kl: > 0, nats per sample, on the second-order prediction.
+
+  Returns:
+    An optax transformation whose `update` takes `predicted_kl`, the KL of the
+    incoming update at factor 1 (`natural_gradient.Diagnostics`). Its state is
+    the factor last used.
+  """
+
+  def init(params):
+    del params
+    return jnp.zeros([], jnp.float32)
+
+  def update(updates, state, params=None, *, predicted_kl, **extra):
+    del state, params, extra
+    tiny = jnp.finfo(jnp.float32).tiny
+    cap = jnp.sqrt(max_kl / jnp.maximum(predicted_kl, tiny))
+    factor = jnp.minimum(step_size, cap).astype(jnp.float32)
+    return jax.tree.map(lambda u: factor * u, updates), factor
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _positive(**numbers: Any) -> None:
+  for name, number in numbers.items():
+    if isinstance(number, int | float) and not 0 < number < float("inf"):
+      raise ValueError(f"{name} is {number}, expected a positive number")
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["learning_rate"],
+  meta_fields=["optimizer"],
+)
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+  """Ascends the policy gradient (Eq. 5) with an optimiser.
+
+  Attributes:
+    optimizer: `"sgd"` or `"adam"`, static.
+    learning_rate: > 0.
+  """
+
+  optimizer: str = "sgd"
+  learning_rate: float | Float[Array, ""] = 1.0
+
+  def __post_init__(self):
+    if self.optimizer not in ("sgd", "adam"):
+      raise ValueError(
+        f"optimizer is {self.optimizer!r}, expected 'sgd' or 'adam'"
+      )
+    _positive(learning_rate=self.learning_rate)
+
+  def _transformation(self) -> optax.GradientTransformation:
+    return {"sgd": optax.sgd, "adam": optax.adam}[self.optimizer](
+      self.learning_rate
+    )
+
+  def init(self, params: PyTree) -> PyTree:
+    """The optimiser's state."""
+    return self._transformation().init(params)
+
+  def __call__(
+    self,
+    params: PyTree,
+    state: PyTree,
+    logp_fn: LogpFn,
+    rollout: Rollout,
+    weights: Float[Array, "B H"],
+  ) -> tuple[PyTree, PyTree, Metrics]:
+    """One step on `losses.policy_gradient_loss`."""
+
+    def loss_fn(params):
+      return losses.policy_gradient_loss(
+        logp_fn(params), weights, rollout.prefix_len
+      )
+
+    loss, gradient = jax.value_and_grad(loss_fn)(params)
+    updates, state = self._transformation().update(gradient, state, params)
+    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+    return optax.apply_updates(params, updates), state, metrics
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["step_size", "damping", "max_kl"],
+  meta_fields=["num_cg_steps"],
+)
+@dataclasses.dataclass(frozen=True)
+class NaturalGradient:
+  """Natural gradient in sample space (Eq. 11), its step capped in KL.
+
+  What keeps it both fast and stable (`gin/experiments/planted_step_control.gin`
+  takes each away in turn):
+
+  *   The KL of a step is capped, not fixed. The cap binds on the way up, where
+      the quadratic model would overshoot, and is idle at the start and once
+      the policy has converged and F and g vanish.
+  *   Damping is large beside the Fisher matrix of a policy that has converged.
+      There the update turns into gradient / damping, which vanishes with the
+      gradient; with little damping it goes on dividing noise by noise.
+  *   Weights are centred by a baseline, so that a batch in which every rollout
+      does equally well asks for no step. (The baseline is the trainer's.)
+
+  Attributes:
+    step_size: γ > 0 of the update where the cap does not bind.
+    damping: > 0, added to the Fisher matrix's diagonal.
+    max_kl: > 0, nats per sampled step.
+    num_cg_steps: most conjugate-gradient iterations, static.
+  """
+
+  step_size: float | Float[Array, ""] = 30.0
+  damping: float | Float[Array, ""] = 0.1
+  max_kl: float | Float[Array, ""] = 0.005
+  num_cg_steps: int = 10
+
+  def __post_init__(self):
+    _positive(
+      step_size=self.step_size,
+      damping=self.damping,
+      max_kl=self.max_kl,
+      num_cg_steps=self.num_cg_steps,
+    )
+
+  def init(self, params: PyTree) -> PyTree:
+    """The factor of the last step."""
+    return step_within_kl(self.step_size, self.max_kl).init(params)
+
+  def __call__(
+    self,
+    params: PyTree,
+    state: PyTree,
+    logp_fn: LogpFn,
+    rollout: Rollout,
+    weights: Float[Array, "B H"],
+  ) -> tuple[PyTree, PyTree, Metrics]:
+    """One step; samples are the rollouts' steps."""
+
+    def step_logp_fn(params):
+      return steps.sum_over_steps(logp_fn(params), rollout.prefix_len)
+
+    direction, solved = natural_gradient(
+      step_logp_fn,
+      params,
+      weights,
+      damping=self.damping,
+      num_cg_steps=self.num_cg_steps,
+    )
+    transformation = step_within_kl(self.step_size, self.max_kl)
+    updates, factor = transformation.update(
+      direction, state, params, predicted_kl=solved.predicted_kl
+    )
+    metrics = {
+      "loss": -factor * solved.improvement,
+      "step_factor": factor,
+      "predicted_kl": factor**2 * solved.predicted_kl,
+      "cg_residual": solved.residual,
+    }
+    return optax.apply_updates(params, updates), factor, metrics

@@ -1,0 +1,99 @@
+"""The data that passes between rooms, and the checks pure functions share."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@typing.no_type_check  # transformations unflatten it with leaves of any kind
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """Sampled responses, their steps and their outcomes: a frozen pytree.
+
+  `B` rollouts of `T` tokens, padding included, and at most `H` steps. `P` is
+  H + 1, the number of prefixes: the bare problem, then one after each step.
+  With `0 <= h < H`, token t belongs to the step of 0-based index h iff
+  `prefix_len[h] <= t < prefix_len[h + 1]`, and the scoring token of prefix h
+  is `prefix_len[h] - 1`. Positions count from the first token of the problem.
+
+  Attributes:
+    tokens: the problem, then the response, then padding. Read by policies,
+      verifiers and provers.
+    logp: log-probability of each sampled token under the policy that sampled
+      it, in nats, <= 0; exactly 0 on problem tokens and padding. Read by
+      whatever needs the behaviour policy.
+    prefix_len: number of tokens in the problem plus the first h steps; entry 0
+      is the problem's length (>= 1). Non-decreasing; it repeats its last value
+      once the response has ended. The whole step structure: read by `steps`,
+      and through it by every loss.
+    outcome: 1 for a correct final answer, 0 for a wrong one (`Rex`, Sec. 2).
+      Read by the reward and by first-pit collection.
+    problem_id: which problem this answers; with `sample_id`, the address of the
+      rollout's randomness.
+    sample_id: which of the problem's samples this is.
+  """
+
+  tokens: Int[Array, "*B T"]
+  logp: Float[Array, "*B T"]
+  prefix_len: Int[Array, "*B P"]
+  outcome: Float[Array, "*B"]
+  problem_id: Int[Array, "*B"]
+  sample_id: Int[Array, "*B"]
+
+  @property
+  def num_tokens(self) -> int:
+    """T, padding included."""
+    return self.tokens.shape[-1]
+
+  @property
+  def num_steps(self) -> int:
+    """H, the room for steps; see `steps.step_mask` for those that exist."""
+    return self.prefix_len.shape[-1] - 1
+
+
+def concrete_value(x: ArrayLike) -> np.ndarray | None:
+  """Returns the value of `x` where tracing knows it, and None elsewhere."""
+  try:
+    return np.asarray(x)
+  except jax.errors.TracerArrayConversionError:
+    return None
+
+
+def check_shape(
+  name: str, x: ArrayLike, expected: tuple[int | None, ...], meaning: str
+) -> None:
+  """Raises ValueError unless `x` has the expected shape.
+
+  Args:
+    name: what the caller calls `x`.
+    x: any array.
+    expected: the shape, with None for an axis of any size.
+    meaning: what the axes are, such as "[..., H]", for the message.
+  """
+  shape = jnp.shape(x)
+  if len(shape) != len(expected) or any(
+    want is not None and got != want
+    for got, want in zip(shape, expected, strict=True)
+  ):
+    sizes = ", ".join("any" if n is None else str(n) for n in expected)
+    raise ValueError(
+      f"{name} has shape {shape}; expected ({sizes}), that is {meaning}"
+    )
+
+
+def widen(x: ArrayLike) -> Array:
+  """Casts to the dtype of arithmetic: float32, or float64 if `x` has it."""
+  x = jnp.asarray(x)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def float_dtype(*xs: ArrayLike) -> DTypeLike:
+  """The dtype of a result computed from `xs`: theirs, float32 if integers."""
+  dtype = jnp.result_type(*xs)
+  return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32

@@ -1,0 +1,144 @@
+"""Values of prefixes: Best-of-K in closed form, and pass@k."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import xlog1py
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Real
+
+from pav_jax import types
+
+
+def best_of_k(
+  q: Float[ArrayLike, "*#B"], k: Real[ArrayLike, "*#B"]
+) -> Float[Array, "..."]:
+  """The value of Best-of-K from the policy's value (Eq. 30).
+
+  `Q^{BoK(π)} = 1 − (1 − Q^π)^K`: the probability that the best of K independent
+  completions is correct, given an exact outcome check. It is computed without
+  the cancellation of that formula, `−expm1(K log1p(−q))`, and is accurate to a
+  few units in the last place (relative) everywhere. At the bare problem it is
+  Pass@K (Sec. 2).
+
+  Args:
+    q: probability of success, in [0, 1]; what rounding puts outside counts as
+      the nearest end.
+    k: number of samples K >= 1, a real number, possibly traced; it broadcasts
+      against `q`.
+
+  Returns:
+    Probabilities in [q, 1], in `q`'s dtype. First derivatives by `q` and by `k`
+    are finite and right on all of [0, 1], the ends included.
+
+  Raises:
+    ValueError: `k` is known while tracing, and below 1 or NaN.
+  """
+  check_k(k)
+  value = _best_of_k(types.widen(q), types.widen(k))
+  return value.astype(types.float_dtype(q))
+
+
+def best_of_k_from_logit(
+  logit: Float[ArrayLike, "*#B"], k: Real[ArrayLike, "*#B"]
+) -> Float[Array, "..."]:
+  """`best_of_k(sigmoid(logit), k)`, without forming the sigmoid (Eq. 30).
+
+  `Q^{BoK(π)} = −expm1(K log σ(−logit))`. A probability near 1 has no room for
+  what its logit knows; so a verifier's output should come this way.
+
+  Args:
+    logit: log-odds of success of one sample, in nats; any real number.
+    k: number of samples K >= 1, a real number, possibly traced; it broadcasts
+      against `logit`.
+
+  Returns:
+    Probabilities in [0, 1], in `logit`'s dtype; derivatives are finite for
+    finite logits.
+
+  Raises:
+    ValueError: `k` is known while tracing, and below 1 or NaN.
+  """
+  check_k(k)
+  log_failure = jax.nn.log_sigmoid(-types.widen(logit))
+  value = -jnp.expm1(types.widen(k) * log_failure)
+  return value.astype(types.float_dtype(logit))
+
+
+def pass_at_k(
+  num_correct: Int[ArrayLike, "*#B"],
+  num_samples: Int[ArrayLike, "*#B"],
+  k: Int[ArrayLike, "*#B"],
+) -> Float[Array, "..."]:
+  """The unbiased estimate of Pass@k from n >= k samples, c of them correct.
+
+  `1 − C(n−c, k) / C(n, k)`: the share of the k-subsets of the n samples that
+  hold a correct one, with expectation `best_of_k(q, k)` (Eq. 30) where samples
+  are correct with probability q. The ratio is
+  `Π_{j<m} (1 − M / (n − j))` with `m = min(c, k)` and `M = max(c, k)`, summed
+  here as logarithms: no factorial, no cancellation.
+
+  Args:
+    num_correct: c, 0 <= c <= n.
+    num_samples: n >= 1.
+    k: 1 <= k <= n. All three broadcast and may be traced.
+
+  Returns:
+    float32 in [0, 1]: 0 iff c = 0, and 1 iff n − c < k. NaN where traced
+    arguments are out of range.
+
+  Raises:
+    ValueError: arguments known while tracing are out of range.
+  """
+  _check_counts(num_correct, num_samples, k)
+  c, n, k = jnp.broadcast_arrays(num_correct, num_samples, k)
+  fewer, more = jnp.minimum(c, k), jnp.maximum(c, k)
+  certain = c + k > n
+
+  def add_factor(j: Array, log_ratio: Array) -> Array:
+    used = (j < fewer) & ~certain
+    factor = jnp.log1p(-more / jnp.where(used, n - j, more + 1))
+    return log_ratio + jnp.where(used, factor, 0)
+
+  rounds = jnp.max(jnp.where(certain, 0, fewer), initial=0)
+  start = jnp.zeros(c.shape, jnp.float32)
+  log_ratio = jax.lax.fori_loop(0, rounds, add_factor, start)
+  value = jnp.where(certain, 1.0, -jnp.expm1(log_ratio))
+  valid = (c >= 0) & (c <= n) & (k >= 1) & (k <= n)
+  return jnp.where(valid, value, jnp.nan).astype(jnp.float32)
+
+
+def check_k(k: Real[ArrayLike, "..."]) -> None:
+  """Raises ValueError if `k` is known while tracing and not all >= 1."""
+  known = types.concrete_value(k)
+  if known is not None and not (known >= 1).all():
+    raise ValueError(f"k is {k}; expected a number of samples K >= 1")
+
+
+@jax.custom_jvp
+def _best_of_k(q, k):
+  return -jnp.expm1(k * jnp.log1p(-jnp.clip(q, 0, 1)))
+
+
+@_best_of_k.defjvp
+def _best_of_k_jvp(primals, tangents):
+  # ∂q: K (1 − q)^{K−1}, which is 1 at K = 1 even at q = 1.
+  # ∂K: −(1 − q)^K log(1 − q), which tends to 0 as q does to 1.
+  q, k = primals
+  q_dot, k_dot = tangents
+  value = _best_of_k(q, k)
+  q = jnp.clip(q, 0, 1)
+  by_q = k * jnp.exp(xlog1py(k - 1, -q))
+  log_failure = jnp.log1p(-jnp.where(q < 1, q, 0))
+  by_k = jnp.where(q < 1, -jnp.exp(k * log_failure) * log_failure, 0)
+  return value, by_q * q_dot + by_k * k_dot
+
+
+def _check_counts(num_correct, num_samples, k) -> None:
+  check_k(k)
+  c, n, k = map(types.concrete_value, (num_correct, num_samples, k))
+  if n is not None and k is not None and (k > n).any():
+    raise ValueError(f"k is {k} with {n} samples; expected k <= num_samples")
+  if c is not None and (c < 0).any():
+    raise ValueError(f"num_correct is {c}; expected >= 0")
+  if c is not None and n is not None and (c > n).any():
+    raise ValueError(f"num_correct is {c} of {n}; expected <= num_samples")

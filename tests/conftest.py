@@ -1,0 +1,33 @@
+"""What all tests share: CPU devices, compiled code, shape checks.
+
+JAX reads its settings when it is imported, and the shape checks are put on
+modules as they are imported; so both are arranged before any test is loaded.
+They go through the environment, which processes started by a test inherit.
+"""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jaxtyping.install_import_hook("pav_jax", "beartype.beartype")
+
+
+@pytest.fixture
+def no_shape_checks():
+  """Turns jaxtyping's checks off, to see what a user without them sees."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
