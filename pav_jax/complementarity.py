@@ -17,13 +17,15 @@ So the bound cannot hold for every prover with one constant: for
 `A^μ = −c A^π` with c > 1 = α it is positive while the policy gets worse. It
 does hold for Best-of-K provers of the policy, with the constant α / (K + 1):
 `A^μ` is then an increasing function of `A^π` with slopes in [0, K], hence
-`alignment >= distinguishability / K >= 0`. The tests show both.
+`alignment >= distinguishability / K >= 0`, and the policy gets worse at no step
+size. The tests show all of this.
 """
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -211,6 +213,7 @@ def best_k(
       known while tracing and holds a K < 1.
   """
   _check_tables(q_policy=q_policy, probs=probs)
+  ks = np.asarray(ks) if isinstance(ks, Sequence) else ks
   values.check_k(ks)
   ks = jnp.asarray(ks)
   if ks.ndim != 1 or not ks.size:

@@ -40,7 +40,10 @@ def policy_gradient_loss(
   """
   _check_batch(prefix_len)
   *batch, num_prefixes = jnp.shape(prefix_len)
-  types.check_shape("weights", weights, (*batch, num_prefixes - 1), "[..., H]")
+  types.check_shape("logp", logp, (*batch, None), "[..., B, T]")
+  types.check_shape(
+    "weights", weights, (*batch, num_prefixes - 1), "[..., B, H]"
+  )
   step_logp = steps.sum_over_steps(types.widen(logp), prefix_len)
   weights = jnp.where(steps.step_mask(prefix_len), types.widen(weights), 0)
   weighted = jax.lax.stop_gradient(weights) * step_logp
@@ -167,7 +170,6 @@ def verifier_loss(
     labelled &= jnp.asarray(where)
   logit = jnp.where(labelled, types.widen(logits), 0)
   label = jax.lax.stop_gradient(types.widen(q_target))
-  label = jnp.where(labelled, label, 0)
   log_loss = -label * jax.nn.log_sigmoid(logit)
   log_loss -= (1 - label) * jax.nn.log_sigmoid(-logit)
   buckets = [labelled]

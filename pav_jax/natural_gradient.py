@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from pav_jax import types
+
 
 def softmax_update(
   logits: Float[Array, "*B A"],
@@ -36,8 +38,10 @@ def softmax_update(
       f"logits {logits.shape}, q_policy {q_policy.shape} and adv_prover "
       f"{adv_prover.shape} must have one shape"
     )
-  effective_reward = q_policy + alpha * adv_prover
-  return jax.nn.log_softmax(logits + step_size * effective_reward, axis=-1)
+  effective_reward = types.widen(q_policy) + alpha * types.widen(adv_prover)
+  new_logits = types.widen(logits) + step_size * effective_reward
+  new_logits = jax.nn.log_softmax(new_logits, axis=-1)
+  return new_logits.astype(types.float_dtype(logits, q_policy, adv_prover))
 
 
 class Diagnostics(NamedTuple):
@@ -99,7 +103,8 @@ def natural_gradient(
   """
   if num_cg_steps < 1:
     raise ValueError(f"num_cg_steps is {num_cg_steps}, expected at least 1")
-  if isinstance(damping, int | float) and not damping > 0:
+  known = types.concrete_value(damping)
+  if known is not None and not (known > 0).all():
     raise ValueError(f"damping is {damping}, expected more than 0")
   logp, jvp_fn = jax.linearize(logp_fn, params)
   if logp.shape != weights.shape:
@@ -108,22 +113,24 @@ def natural_gradient(
       "of the steps' log-probabilities"
     )
   transpose = jax.linear_transpose(jvp_fn, params)
-  weights = jax.lax.stop_gradient(weights).astype(logp.dtype)
-  ridge = damping * logp.size
+  dtype = types.widen(logp).dtype  # of vectors over samples
+  weights = jax.lax.stop_gradient(weights).astype(dtype)
+  ridge = jnp.asarray(damping * logp.size, dtype)
 
   def vjp_fn(sample_vector):
-    (cotangent,) = transpose(sample_vector)
+    (cotangent,) = transpose(sample_vector.astype(logp.dtype))
     return cotangent
 
   def gram(sample_vector):
-    return jvp_fn(vjp_fn(sample_vector)) + ridge * sample_vector
+    change = jvp_fn(vjp_fn(sample_vector)).astype(dtype)
+    return change + ridge * sample_vector
 
   solution, _ = jax.scipy.sparse.linalg.cg(
     gram, weights, tol=tol, maxiter=num_cg_steps
   )
   update = vjp_fn(solution)
-  change = jvp_fn(update)
-  tiny = jnp.finfo(logp.dtype).tiny
+  change = jvp_fn(update).astype(dtype)
+  tiny = jnp.finfo(dtype).tiny
   residual = jnp.linalg.norm(weights - change - ridge * solution)
   return update, Diagnostics(
     residual=residual / jnp.maximum(jnp.linalg.norm(weights), tiny),

@@ -57,6 +57,10 @@ def categorical_from_uniform(
     int32[...] in 0 … V - 1, never a token whose probability is 0.
   """
   probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-  cumulative = jnp.cumsum(probs, axis=-1)
-  threshold = uniform[..., None] * cumulative[..., -1:]
-  return jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)
+  # Sums over long axes are associated as a tree: rounding may make them grow
+  # at a token of probability 0, or shrink. So only possible tokens count.
+  cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
+  total = jnp.max(cumulative, axis=-1, keepdims=True)
+  beyond = cumulative > uniform[..., None] * total
+  tokens = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+  return jnp.min(jnp.where(beyond, tokens, tokens[-1]), axis=-1)

@@ -9,6 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
+# A scalar in a pytree that users build: a float or float32[] there, and
+# whatever leaf a transformation stores in its place.
+Leaf = typing.Any
+
 
 @jax.tree_util.register_dataclass
 @typing.no_type_check  # transformations unflatten it with leaves of any kind
@@ -29,9 +33,9 @@ class Rollout:
       it, in nats, <= 0; exactly 0 on problem tokens and padding. Read by
       whatever needs the behaviour policy.
     prefix_len: number of tokens in the problem plus the first h steps; entry 0
-      is the problem's length (>= 1). Non-decreasing; it repeats its last value
-      once the response has ended. The whole step structure: read by `steps`,
-      and through it by every loss.
+      is the problem's length, 0 for an empty one. Non-decreasing; it repeats
+      its last value once the response has ended. The whole step structure:
+      read by `steps`, and through it by every loss.
     outcome: 1 for a correct final answer, 0 for a wrong one (`Rex`, Sec. 2).
       Read by the reward and by first-pit collection.
     problem_id: which problem this answers; with `sample_id`, the address of the

@@ -60,7 +60,7 @@ def best_of_k_from_logit(
   """
   check_k(k)
   log_failure = jax.nn.log_sigmoid(-types.widen(logit))
-  value = -jnp.expm1(types.widen(k) * log_failure)
+  value = _one_minus_exp(types.widen(k) * log_failure)
   return value.astype(types.float_dtype(logit))
 
 
@@ -131,6 +131,18 @@ def _best_of_k_jvp(primals, tangents):
   log_failure = jnp.log1p(-jnp.where(q < 1, q, 0))
   by_k = jnp.where(q < 1, -jnp.exp(k * log_failure) * log_failure, 0)
   return value, by_q * q_dot + by_k * k_dot
+
+
+@jax.custom_jvp
+def _one_minus_exp(x):
+  return -jnp.expm1(x)
+
+
+@_one_minus_exp.defjvp
+def _one_minus_exp_jvp(primals, tangents):
+  # JAX takes exp(x) as expm1(x) + 1 here, which loses it where x << 0.
+  (x,), (x_dot,) = primals, tangents
+  return _one_minus_exp(x), -jnp.exp(x) * x_dot
 
 
 def _check_counts(num_correct, num_samples, k) -> None:

@@ -135,5 +135,5 @@ def test_no_steps_is_a_legal_number_of_steps():
   ],
 )
 def test_shapes_that_would_broadcast_are_refused(call):
-  with pytest.raises(ValueError, match="has shape .*expected"):
+  with pytest.raises(ValueError, match=r"has shape .*expected"):
     call()

@@ -61,8 +61,7 @@ def _masks(config: MadeConfig) -> list[np.ndarray]:
   token_degrees = np.repeat(1 + np.arange(config.length), config.vocab_size)
   degrees = [token_degrees] + [_degrees(config, n) for n in config.hidden]
   masks = [
-    low[:, None] <= high[None, :]
-    for low, high in itertools.pairwise(degrees)
+    low[:, None] <= high[None, :] for low, high in itertools.pairwise(degrees)
   ]
   positions = np.repeat(np.arange(config.length), config.num_outputs)
   return [*masks, degrees[-1][:, None] <= positions[None, :]]

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Float
 
 from pav_jax import values
-from pav_jax.types import Rollout
+from pav_jax.types import Leaf, Rollout
 
 
 @gin.register
@@ -22,11 +22,11 @@ class BestOfK:
 
   Attributes:
     prover: `(key, rollout) -> q`.
-    k: real, at least 1; may be traced.
+    k: float or float32[], at least 1; may be traced.
   """
 
   prover: Callable[[jax.Array, Rollout], Float[Array, "B P"]]
-  k: float | Float[Array, ""]
+  k: Leaf
 
   def __call__(
     self, key: jax.Array | None, rollout: Rollout

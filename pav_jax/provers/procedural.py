@@ -9,6 +9,7 @@ programming over (position, state) gives its values exactly.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import gin
 import jax
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from pav_jax import randomness
 from pav_jax.policies.made import rollout_from_tokens
 from pav_jax.problems.planted import Planted
-from pav_jax.types import Rollout
+from pav_jax.types import Leaf, Rollout
 
 
 @gin.register
@@ -33,14 +34,14 @@ class Procedural:
 
   Attributes:
     problem: static.
-    strength: γ > 0, float or a traced scalar; 1 is the uniform policy.
+    strength: γ > 0, float or float32[], may be traced; 1 is the uniform policy.
 
   Raises:
     ValueError: if strength is a number that is not positive and finite.
   """
 
   problem: Planted
-  strength: float | Float[Array, ""] = 10.0
+  strength: Leaf = 10.0
 
   def __post_init__(self):
     if isinstance(self.strength, int | float) and not (
@@ -100,20 +101,50 @@ class Procedural:
     sample_id: Int[Array, "B"],
   ) -> Rollout:
     """Responses sampled from μ_γ; the outcome is NaN until graded."""
-    logits = self.logits()
-    transitions = jnp.asarray(self.problem.transitions)
-    uniforms = randomness.token_uniforms(
-      key, (problem_id, sample_id), self.problem.length
+    nothing = jnp.zeros((*problem_id.shape, self.problem.length), jnp.int32)
+    return self.complete(
+      key,
+      (problem_id, sample_id),
+      nothing,
+      jnp.zeros_like(problem_id),
     )
 
-    def next_token(state, uniform):
-      token = randomness.categorical_from_uniform(uniform, logits[state])
+  def complete(
+    self,
+    key: jax.Array,
+    address: Sequence[Int[Array, "B"]],
+    tokens: Int[Array, "B T"],
+    num_given: Int[Array, "B"],
+  ) -> Rollout:
+    """Continues the first `num_given` tokens of each row with μ_γ.
+
+    Args:
+      key: the run's key.
+      address: of the rows' randomness, problem and sample first, see
+        `randomness.token_uniforms`.
+      tokens: int32[B, T].
+      num_given: int32[B], 0 … T.
+
+    Returns:
+      A `Rollout`; its `logp` is μ_γ's, that of the given tokens included.
+    """
+    logits = self.logits()
+    transitions = jnp.asarray(self.problem.transitions)
+    uniforms = randomness.token_uniforms(key, address, self.problem.length)
+
+    def next_token(state, column):
+      position, uniform, given = column
+      drawn = randomness.categorical_from_uniform(uniform, logits[state])
+      token = jnp.where(position < num_given, given, drawn)
       logp = jax.nn.log_softmax(logits[state])
       logp = jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
       return transitions[state, token], (token, logp)
 
-    start = jnp.zeros_like(problem_id)
-    _, (tokens, logp) = jax.lax.scan(next_token, start, uniforms.T)
+    columns = jnp.arange(self.problem.length), uniforms.T, tokens.T
+    _, (tokens, logp) = jax.lax.scan(
+      next_token, jnp.zeros_like(num_given), columns
+    )
+    problem_id, sample_id, *_ = address
     return rollout_from_tokens(
       self.problem, tokens.T, logp.T, problem_id, sample_id
     )

@@ -96,7 +96,7 @@ class MetricsLog:
     return self._writers[arm]
 
 
-def _rounded(value: float) -> float | None:
+def _rounded(value: Any) -> float | None:
   """Seven significant digits, enough for float32; null for NaN."""
   value = float(value)
   return float(f"{value:.7g}") if math.isfinite(value) else None

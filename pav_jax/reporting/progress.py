@@ -3,11 +3,15 @@
 import time
 from collections.abc import Sequence
 
+import rich.box
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 _console = rich.console.Console(highlight=False)
+if not _console.is_terminal:
+  _console = rich.console.Console(highlight=False, width=120)
 
 
 def say(text: str) -> None:
@@ -101,11 +105,17 @@ class Progress:
       )
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]):
+def table(
+  title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
   """Prints a small table; the first column names the rows."""
-  drawn = rich.table.Table(title=title, title_justify="left")
+  drawn = rich.table.Table(
+    title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
+  )
   for index, column in enumerate(columns):
-    drawn.add_column(column, justify="left" if index == 0 else "right")
+    drawn.add_column(
+      column, justify="left" if index == 0 else "right", no_wrap=True
+    )
   for row in rows:
-    drawn.add_row(*row)
+    drawn.add_row(*(rich.text.Text(cell) for cell in row))
   _console.print(drawn)

@@ -122,13 +122,13 @@ def sample(
 
   def one(sample_id: Array) -> Array:
     sample_key = jax.random.fold_in(key, sample_id)
-    state, actions = jnp.int32(0), []
-    for step in range(process.num_steps):
+
+    def act(state: Array, step: Array) -> tuple[Array, Array]:
       step_key = jax.random.fold_in(sample_key, step)
       action = jax.random.categorical(step_key, logits[state])
-      actions.append(action.astype(jnp.int32))
-      state = process.num_actions * state + 1 + actions[-1]
-    return jnp.stack(actions)
+      return process.num_actions * state + 1 + action.astype(jnp.int32), action
+
+    return jax.lax.scan(act, jnp.int32(0), jnp.arange(process.num_steps))[1]
 
   return _rollouts(process, probs, jax.vmap(one)(jnp.arange(num_samples)))
 

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax import losses, steps
-from pav_jax.types import Rollout
+from pav_jax.types import Leaf, Rollout
 
 
 @gin.register
@@ -86,7 +86,7 @@ class LearnedBaseline:
   """
 
   value: Any
-  learning_rate: float | Float[Array, ""] = 1e-3
+  learning_rate: Leaf = 1e-3
 
   def __post_init__(self):
     if isinstance(self.learning_rate, int | float) and not (

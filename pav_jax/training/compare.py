@@ -44,6 +44,8 @@ class Trained:
   accuracy: dict[str, np.ndarray]
 
 
+_LEVELS = (50, 90, 99)
+
 Analysis = Callable[[Trained], tuple[dict[str, Any], list[pathlib.Path]]]
 
 
@@ -183,10 +185,11 @@ def evaluate(trained: Trained, num_samples: int) -> dict[str, dict[str, list]]:
   """Metrics of every arm, a value per seed.
 
   `it_50`, `it_90`, `it_99` are the first iterations at which the last ten
-  batches' mean accuracy reaches 0.5, 0.9, 0.99 (None for never),
-  `mean_accuracy` the mean over all training batches, `initial_accuracy` and
-  `final_accuracy` fractions of `num_samples` fresh responses, and
-  `params_sha256` digests of the final parameters' bytes.
+  batches' mean accuracy reaches 0.5, 0.9, 0.99, and `lowest_since_99` is the
+  least that this mean has been from then on (None for never);
+  `mean_accuracy` is the mean over all training batches, `initial_accuracy` and
+  `final_accuracy` are fractions of `num_samples` fresh responses, and
+  `params_sha256` are digests of the final parameters' bytes.
   """
 
   def accuracy(params):
@@ -199,19 +202,21 @@ def evaluate(trained: Trained, num_samples: int) -> dict[str, dict[str, list]]:
   initial_accuracy = accuracy(trained.initial_params)
   report = {}
   for name, params in trained.params.items():
-    history = trained.accuracy[name].T
-    report[name] = {
-      f"it_{percent}": [
-        rl.first_iteration_reaching(seed, percent / 100) for seed in history
-      ]
-      for percent in (50, 90, 99)
-    } | {
-      "mean_accuracy": [float(np.mean(seed)) for seed in history],
+    means = [rl.trailing_mean(seed) for seed in trained.accuracy[name].T]
+    reached = {
+      p: [rl.first_reaching(m, p / 100) for m in means] for p in _LEVELS
+    }
+    report[name] = {f"it_{p}": reached[p] for p in _LEVELS} | {
+      "lowest_since_99": [
+        None if first is None else float(np.min(mean[first - 1 :]))
+        for mean, first in zip(means, reached[99], strict=True)
+      ],
+      "mean_accuracy": np.mean(trained.accuracy[name], axis=0).tolist(),
       "initial_accuracy": initial_accuracy,
       "final_accuracy": accuracy(params),
       "params_sha256": [
         sha256(jax.tree.map(lambda x, i=index: x[i], params))
-        for index in range(len(history))
+        for index in range(len(means))
       ],
     }
   return report
@@ -312,26 +317,34 @@ def _check_finite(
 
 
 def _print_table(experiment: str, report: dict, num_seeds: int) -> None:
-  def median(values):
-    """Over seeds, never being later than any iteration."""
+  def iterations(values):
+    """Median and range over seeds; never is later than any iteration."""
     ordered = sorted(np.inf if v is None else v for v in values)
-    middle = np.median(ordered)
-    span = [f"{v:.0f}" if np.isfinite(v) else "never" for v in ordered]
-    text = f"{middle:g}" if np.isfinite(middle) else "never"
-    return f"{text} [{span[0]}–{span[-1]}]"
+    text = [
+      f"{v:g}" if np.isfinite(v) else "never"
+      for v in (np.median(ordered), ordered[0], ordered[-1])
+    ]
+    return text[0] if text[1] == "never" else "{} [{}–{}]".format(*text)
 
-  def span(values):
-    return f"{np.mean(values):.4f} [{min(values):.4f}–{max(values):.4f}]"
+  def accuracy(values):
+    """Mean and range over seeds."""
+    return f"{np.mean(values):.3f} [{min(values):.3f}–{max(values):.3f}]"
 
+  def lowest(values):
+    known = [value for value in values if value is not None]
+    return f"{min(known):.3f}" if known else "–"
+
+  initial = np.mean([m["initial_accuracy"] for m in report.values()])
   progress.table(
-    f"{experiment}: median or mean over {num_seeds} seeds [least–most]",
-    ["arm", "it-50", "it-90", "it-99", "accuracy before", "after"],
+    f"{experiment}: {num_seeds} seeds, median or mean [least–most]; accuracy "
+    f"at the start {initial:.1e}",
+    ["arm", "it-50", "it-90", "it-99", "least since", "accuracy at the end"],
     [
       [
         name,
-        *(median(metrics[f"it_{p}"]) for p in (50, 90, 99)),
-        f"{np.mean(metrics['initial_accuracy']):.1e}",
-        span(metrics["final_accuracy"]),
+        *(iterations(metrics[f"it_{level}"]) for level in _LEVELS),
+        lowest(metrics["lowest_since_99"]),
+        accuracy(metrics["final_accuracy"]),
       ]
       for name, metrics in report.items()
     ],

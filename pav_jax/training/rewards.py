@@ -10,7 +10,7 @@ import jax
 from jaxtyping import Array, Float
 
 from pav_jax import advantages
-from pav_jax.types import Rollout
+from pav_jax.types import Leaf, Rollout
 
 
 @gin.register
@@ -33,7 +33,7 @@ class Reward:
   """
 
   prover: Callable[[jax.Array, Rollout], Float[Array, "B P"]]
-  alpha: float | Float[Array, ""] = 1.0
+  alpha: Leaf = 1.0
   kind: str = "advantage"
   num_rollouts: int = 0
 

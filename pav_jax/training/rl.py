@@ -23,8 +23,9 @@ from pav_jax import steps
 from pav_jax.models import partitioning
 from pav_jax.provers.monte_carlo import MonteCarlo
 from pav_jax.training.baselines import BatchMean
-from pav_jax.training.rewards import Reward
 from pav_jax.training.state import TrainState
+
+Algorithm = tuple[Any, Any, Any]  # reward, update and baseline of an Arm
 
 
 @gin.register
@@ -34,7 +35,7 @@ class Arm:
 
   Attributes:
     name: what reports call it.
-    reward: `(key, rollout, q_policy) -> [B, H]`, a `Reward`.
+    reward: `(key, rollout, q_policy) -> [B, H]`, as `training.rewards.Reward`.
     update: `init(params)` and `(params, state, logp_fn, rollout, weights)`, see
       `training.updates`.
     baseline: `init(key)` and `(state, rollout, rewards)`, see
@@ -42,12 +43,12 @@ class Arm:
   """
 
   name: str
-  reward: Reward
+  reward: Callable[..., Float[Array, "B H"]]
   update: Any
   baseline: Any = dataclasses.field(default_factory=BatchMean)
 
   @property
-  def algorithm(self) -> tuple[Reward, Any, Any]:
+  def algorithm(self) -> Algorithm:
     """The arm as a pytree: its numbers are leaves, the rest structure."""
     return self.reward, self.update, self.baseline
 
@@ -55,7 +56,7 @@ class Arm:
 def train_step(
   policy: Any,
   problem: Any,
-  algorithm: tuple[Reward, Any, Any],
+  algorithm: Algorithm,
   key: jax.Array,
   state: TrainState,
   problem_id: Int[Array, "B"],
@@ -109,7 +110,7 @@ def train_step(
   return TrainState(params, update_state, baseline_state), metrics
 
 
-def stack_arms(arms: Sequence[Arm]) -> tuple[Reward, Any, Any]:
+def stack_arms(arms: Sequence[Arm]) -> Algorithm:
   """The arms' algorithms as one pytree with a leading axis of arms.
 
   Raises:
@@ -155,7 +156,7 @@ def initial_params(
 
 @jax.jit
 def init_state(
-  algorithms: tuple[Reward, Any, Any], keys: jax.Array, params: PyTree
+  algorithms: Algorithm, keys: jax.Array, params: PyTree
 ) -> TrainState:
   """States of all arms and seeds, leaves [A, S, …]; a seed's arms start alike.
 
@@ -286,18 +287,18 @@ def count_correct(
   return jax.vmap(jax.vmap(lane), (0, None))(params, keys)
 
 
-def first_iteration_reaching(
-  accuracy: np.ndarray, level: float, *, window: int = 10
-) -> int | None:
-  """First iteration, from 1, at which the last batches' mean is ≥ `level`.
+def trailing_mean(accuracy: np.ndarray, *, window: int = 10) -> np.ndarray:
+  """Mean of the last `window` entries, at every entry of float[iterations].
 
-  Args:
-    accuracy: float[iterations], a batch's accuracy each.
-    level: in [0, 1].
-    window: batches averaged; none are reached before so many have passed.
+  The first window - 1 entries are NaN.
   """
-  if len(accuracy) < window:
-    return None
-  means = np.convolve(accuracy, np.full(window, 1 / window), "valid")
+  sums = np.cumsum(np.concatenate([[0.0], np.asarray(accuracy, np.float64)]))
+  means = np.full(len(accuracy), np.nan)
+  means[window - 1 :] = (sums[window:] - sums[:-window]) / window
+  return means
+
+
+def first_reaching(means: np.ndarray, level: float) -> int | None:
+  """First iteration, counted from 1, at which `means` is ≥ `level`."""
   reached = np.flatnonzero(means >= level - 1e-9)
-  return int(reached[0]) + window if len(reached) else None
+  return int(reached[0]) + 1 if len(reached) else None

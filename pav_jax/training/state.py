@@ -133,10 +133,11 @@ class Checkpoints:
         self._set_aside(iteration, error)
         continue
       return iteration, state, seconds
-    if iterations:
+    unreadable = list(self._directory.glob("unreadable-*"))
+    if unreadable:
       raise ValueError(
-        f"none of the {len(iterations)} checkpoints in {self._directory} can "
-        "be read; move the directory away to start afresh"
+        f"{self._directory} has {len(unreadable)} unreadable checkpoints and "
+        "none that can be read; move the directory away to start afresh"
       )
     return None
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from pav_jax import losses, steps
 from pav_jax.natural_gradient import natural_gradient
-from pav_jax.types import Rollout
+from pav_jax.types import Leaf, Rollout
 
 LogpFn = Callable[[PyTree], Float[Array, "B T"]]
 Metrics = dict[str, Float[Array, ""]]
@@ -77,7 +77,7 @@ class Gradient:
   """
 
   optimizer: str = "sgd"
-  learning_rate: float | Float[Array, ""] = 1.0
+  learning_rate: Leaf = 1.0
 
   def __post_init__(self):
     if self.optimizer not in ("sgd", "adam"):
@@ -112,7 +112,7 @@ class Gradient:
 
     loss, gradient = jax.value_and_grad(loss_fn)(params)
     updates, state = self._transformation().update(gradient, state, params)
-    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
     return optax.apply_updates(params, updates), state, metrics
 
 
@@ -145,9 +145,9 @@ class NaturalGradient:
     num_cg_steps: most conjugate-gradient iterations, static.
   """
 
-  step_size: float | Float[Array, ""] = 30.0
-  damping: float | Float[Array, ""] = 0.1
-  max_kl: float | Float[Array, ""] = 0.005
+  step_size: Leaf = 30.0
+  damping: Leaf = 0.1
+  max_kl: Leaf = 0.005
   num_cg_steps: int = 10
 
   def __post_init__(self):

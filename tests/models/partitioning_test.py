@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from pav_jax.models import partitioning
+
+
+def test_eight_simulated_devices_are_what_these_tests_run_on():
+  assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize(
+  ("axes", "shape"),
+  [
+    ({}, (8, 1, 1)),
+    ({"fsdp": 2}, (4, 2, 1)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
+    ({"data": -1, "fsdp": 2, "tensor": 4}, (1, 2, 4)),
+  ],
+)
+def test_mesh_uses_every_device_once(axes, shape):
+  mesh = partitioning.make_mesh(**axes)
+  assert mesh.axis_names == ("data", "fsdp", "tensor")
+  assert mesh.devices.shape == shape
+  assert {d.id for d in mesh.devices.flat} == {d.id for d in jax.devices()}
+  assert mesh.axis_types == (AxisType.Auto,) * 3
+
+
+def test_mesh_of_some_devices():
+  mesh = partitioning.make_mesh(devices=jax.devices()[:2])
+  assert mesh.devices.shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+  "axes",
+  [
+    {"data": 3},
+    {"data": 4},
+    {"data": 16},
+    {"data": 0},
+    {"data": -2},
+    {"fsdp": 0},
+    {"fsdp": -1},
+    {"fsdp": 3},
+    {"tensor": 16},
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(axes):
+  with pytest.raises(ValueError, match="product is 8, the number of devices"):
+    partitioning.make_mesh(**axes)
+
+
+def test_batch_is_split_over_data_and_fsdp_and_copied_over_tensor():
+  # 2 × 2 shards of 16 rows: 4 rows a device, each shard on 2 tensor devices.
+  mesh = partitioning.make_mesh(2, 2, 2)
+  x = jnp.arange(32).reshape(16, 2)
+  split = jax.device_put(x, partitioning.over_batch(mesh))
+  assert len(split.addressable_shards) == 8
+  firsts = sorted(int(s.data[0, 0]) for s in split.addressable_shards)
+  assert firsts == [0, 0, 8, 8, 16, 16, 24, 24]
+  assert {s.data.shape for s in split.addressable_shards} == {(4, 2)}
+  whole = jax.device_put(x, partitioning.replicated(mesh))
+  for shard in whole.addressable_shards:
+    np.testing.assert_array_equal(shard.data, x)
+
+
+def test_batch_size_must_divide_evenly_over_the_shards():
+  mesh = partitioning.make_mesh(2, 2, 2)
+  for size in (4, 8, 12):
+    partitioning.check_batch_size(mesh, size)
+  for size in (0, -4, 2, 6):
+    with pytest.raises(ValueError, match=f"batch_size is {size}, .* of 4,"):
+      partitioning.check_batch_size(mesh, size)

@@ -1,0 +1,61 @@
+import json
+
+import numpy as np
+import pytest
+
+from pav_jax.reporting.metrics import MetricsLog, write_report
+
+
+def test_history_is_what_was_written_across_a_resume(tmp_path):
+  log = MetricsLog(tmp_path)
+  log.resume(["a", "b"], 0)
+  values = np.array([[0.25, 0.5], [0.125, 1.0], [0.75, 0.0]])
+  log.write("a", range(1, 4), {"accuracy": values})
+  log.write("b", range(1, 3), {"accuracy": values[:2]})
+  log.close()
+  # Arm a goes back to its second iteration; arm b keeps all it has.
+  log = MetricsLog(tmp_path)
+  log.resume(["a"], 2)
+  log.write("a", [3], {"accuracy": values[:1]})
+  log.close()
+  log = MetricsLog(tmp_path)
+  np.testing.assert_array_equal(
+    log.history("a", "accuracy", 3), values[[0, 1, 0]]
+  )
+  np.testing.assert_array_equal(log.history("b", "accuracy", 2), values[:2])
+
+
+def test_a_line_cut_off_is_dropped_and_a_broken_one_is_an_error(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  good = json.dumps({"iteration": 1, "arm": "a", "loss": [1.0]}) + "\n"
+  path.write_text(good + '{"iteration": 2, "a')
+  assert MetricsLog(tmp_path).history("a", "loss", 1).tolist() == [[1.0]]
+  path.write_text("{broken}\n" + good)
+  with pytest.raises(ValueError, match="line 1 of .* is not JSON"):
+    MetricsLog(tmp_path)
+
+
+def test_not_a_number_becomes_null_in_valid_json(tmp_path):
+  log = MetricsLog(tmp_path)
+  log.resume(["a"], 0)
+  log.write("a", [1], {"loss": np.array([[np.nan, 1 / 3]])})
+  log.close()
+  row = json.loads((tmp_path / "metrics.jsonl").read_text())
+  assert row == {"iteration": 1, "arm": "a", "loss": [None, 0.3333333]}
+
+
+def test_report_is_strict_json(tmp_path):
+  path = tmp_path / "report.json"
+  write_report(
+    path, experiment="x", arms={"a": {"it_50": [3, None]}}, seconds=1.23456
+  )
+  assert json.loads(path.read_text()) == {
+    "experiment": "x",
+    "arms": {"a": {"it_50": [3, None]}},
+    "seconds": 1.235,
+  }
+  with pytest.raises(ValueError):
+    write_report(
+      path, experiment="x", arms={"a": {"m": [float("nan")]}}, seconds=0.0
+    )
+  assert json.loads(path.read_text())["experiment"] == "x"  # the old one stays

@@ -1,0 +1,34 @@
+import pytest
+
+from pav_jax.reporting import progress
+
+
+def test_lines_say_iteration_accuracy_rate_and_time_left(capsys, monkeypatch):
+  clock = iter([0.0, 2.0, 4.0])
+  monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+  bar = progress.Progress(
+    100, done=20, lanes=4, label="run", seconds_between_lines=1.0
+  )
+  with bar:
+    bar.started(30)  # at 2 s: ten iterations went into compiling
+    bar.update(50, {"pav": 0.5})  # at 4 s: 20 iterations in 2 s
+  printed = capsys.readouterr().out
+  assert "run: compiling" in printed
+  assert "iteration 50/100 · accuracy pav 0.500 · 40 it/s · 5 s left" in printed
+
+
+def test_many_arms_are_told_by_their_best_and_worst(capsys):
+  arms = {f"γ={i}": i / 10 for i in range(6)}
+  with progress.Progress(1, label="run") as bar:
+    bar.update(1, arms)
+  printed = capsys.readouterr().out
+  assert "best γ=5 0.500 · worst γ=0 0.000" in printed
+  assert "γ=3" not in printed
+
+
+@pytest.mark.parametrize("text", ["[bold]", "a [0–1] b"])
+def test_text_in_brackets_is_printed_as_it_is(capsys, text):
+  progress.say(text)
+  assert capsys.readouterr().out == text + "\n"
+  progress.table("t", ["arm", "x"], [["a", text]])
+  assert text in capsys.readouterr().out

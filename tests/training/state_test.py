@@ -1,0 +1,129 @@
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pav_jax.training.state import Checkpoints, TrainState, sha256
+
+
+def state_of(value):
+  params = {"w": jnp.full((2, 3), value), "b": jnp.arange(3.0)}
+  return TrainState(params, optax.adam(1e-3).init(params), ())
+
+
+@pytest.fixture
+def directory(tmp_path):
+  """Checkpoints after 10 and 20 iterations, holding 10.0 and 20.0."""
+  checkpoints = Checkpoints(tmp_path / "c", config={"alpha": "1.0"})
+  for iteration in (10, 20):
+    checkpoints.save(iteration, state_of(float(iteration)), iteration / 10)
+  checkpoints.close()
+  return tmp_path / "c"
+
+
+def restore(directory, **config):
+  checkpoints = Checkpoints(directory, config={"alpha": "1.0"} | config)
+  try:
+    return checkpoints.restore(state_of(0.0))
+  finally:
+    checkpoints.close()
+
+
+def largest_file(directory):
+  files = [path for path in directory.rglob("*") if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_round_trip_is_exact(directory):
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    iteration, state, seconds = restore(directory)
+  assert (iteration, seconds) == (20, 2.0)
+  assert jax.tree.structure(state) == jax.tree.structure(state_of(20.0))
+  jax.tree.map(np.testing.assert_array_equal, state, state_of(20.0))
+
+
+def test_nothing_saved_is_none(tmp_path):
+  assert restore(tmp_path / "new") is None
+
+
+def test_another_configuration_is_refused_and_named(directory):
+  with pytest.raises(ValueError, match=r"alpha was 1\.0, now 2\.0"):
+    restore(directory, alpha="2.0")
+
+
+def test_long_settings_are_named_by_what_differs(tmp_path):
+  long = "x" * 300
+  checkpoints = Checkpoints(tmp_path, config={"arm": f"{long}step=1{long}"})
+  checkpoints.save(1, state_of(1.0), 0.0)
+  checkpoints.close()
+  with pytest.raises(ValueError) as error:
+    Checkpoints(tmp_path, config={"arm": f"{long}step=2{long}"}).restore(
+      state_of(0.0)
+    )
+  assert "step=1" in str(error.value) and "step=2" in str(error.value)
+  assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "meta"])
+def test_damaged_checkpoint_gives_the_one_before_and_a_warning(
+  directory, damage
+):
+  if damage == "meta":
+    (directory / "20" / "meta" / "metadata").write_text("{")
+  elif damage == "remove":
+    for path in list((directory / "20" / "state").rglob("*")):
+      if path.is_file():
+        path.unlink()
+  else:
+    # Data files of all sizes: some hold arrays, some say where these are.
+    for path in (directory / "20" / "state").rglob("*"):
+      if path.is_file() and "/d/" in str(path):
+        data = bytearray(path.read_bytes())
+        if damage == "truncate":
+          data = data[: len(data) // 2]
+        else:
+          data[len(data) // 2] ^= 0xFF
+        path.write_bytes(bytes(data))
+  with pytest.warns(UserWarning, match="checkpoint 20 cannot be read"):
+    iteration, state, _ = restore(directory)
+  assert iteration == 10
+  jax.tree.map(np.testing.assert_array_equal, state, state_of(10.0))
+  # It was set aside, not deleted, and its place can be written again.
+  assert (directory / "unreadable-20").is_dir()
+  checkpoints = Checkpoints(directory, config={"alpha": "1.0"})
+  checkpoints.save(20, state_of(21.0), 0.0)
+  checkpoints.close()
+  assert restore(directory)[1].params["w"][0, 0] == 21.0
+
+
+def test_digest_notices_what_orbax_would_accept(directory):
+  # A checkpoint whose arrays are sound but are not those that were saved.
+  metadata = directory / "20" / "meta" / "metadata"
+  good = sha256(state_of(20.0))
+  assert good in metadata.read_text()
+  metadata.write_text(metadata.read_text().replace(good, "0" * 64))
+  with pytest.warns(UserWarning, match="do not match the digest"):
+    assert restore(directory)[0] == 10
+
+
+def test_only_damaged_checkpoints_are_an_error_and_no_fresh_start(directory):
+  for iteration in (10, 20):
+    (directory / str(iteration) / "meta" / "metadata").write_text("")
+  with (
+    pytest.warns(UserWarning, match="cannot be read"),
+    pytest.raises(ValueError, match="2 unreadable checkpoints"),
+  ):
+    restore(directory)
+  # And again, now that both are set aside.
+  with pytest.raises(ValueError, match="2 unreadable checkpoints"):
+    restore(directory)
+
+
+def test_digest_depends_on_every_bit():
+  state = state_of(1.0)
+  other = state_of(np.nextafter(np.float32(1), np.float32(2)))
+  assert sha256(state) == sha256(state_of(1.0)) != sha256(other)

@@ -1,0 +1,157 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pav_jax import steps
+from pav_jax.training import updates
+from pav_jax.types import Rollout
+
+
+def softmax_problem():
+  """Three one-step rollouts of a softmax over 3 actions at zero logits."""
+  params = {"logits": jnp.zeros(3)}
+  tokens = jnp.array([[0], [1], [2]])
+  rollout = Rollout(
+    tokens=tokens,
+    logp=jnp.full((3, 1), -jnp.log(3.0)),
+    prefix_len=jnp.array([[0, 1]] * 3),
+    outcome=jnp.zeros(3),
+    problem_id=jnp.zeros(3, jnp.int32),
+    sample_id=jnp.arange(3),
+  )
+
+  def logp_fn(params):
+    return jax.nn.log_softmax(params["logits"])[tokens]
+
+  return params, rollout, logp_fn
+
+
+def test_sgd_adds_the_mean_of_weighted_scores():
+  # ∇log π(a) = e_a - 1/3; weights (1, 0, -1): Σ w ∇log π / 3 = (1, 0, -1) / 3.
+  params, rollout, logp_fn = softmax_problem()
+  update = updates.Gradient("sgd", 0.3)
+  new, _, metrics = update(
+    params, update.init(params), logp_fn, rollout, jnp.array([[1.0], [0], [-1]])
+  )
+  np.testing.assert_allclose(new["logits"], [0.1, 0, -0.1], atol=1e-7)
+  np.testing.assert_allclose(metrics["gradient_norm"], 2**0.5 / 3, rtol=1e-6)
+
+
+def test_first_adam_step_is_the_learning_rate_along_the_sign():
+  # m̂ / (√v̂ + eps) of the first step is the gradient's sign.
+  params, rollout, logp_fn = softmax_problem()
+  update = updates.Gradient("adam", 0.01)
+  new, _, _ = update(
+    params, update.init(params), logp_fn, rollout, jnp.array([[1.0], [0], [-1]])
+  )
+  np.testing.assert_allclose(new["logits"], [0.01, 0, -0.01], rtol=1e-5)
+
+
+def test_natural_gradient_uncapped_is_the_softmax_update():
+  # All actions are sampled once and π is uniform, so the sampled Fisher matrix
+  # is exact; Lemma F.2 then says: logits + γ w, up to a constant.
+  params, rollout, logp_fn = softmax_problem()
+  update = updates.NaturalGradient(
+    step_size=0.2, damping=1e-6, max_kl=1e6, num_cg_steps=5
+  )
+  weights = jnp.array([[1.0], [0.25], [-1]])
+  new, _, metrics = update(
+    params, update.init(params), logp_fn, rollout, weights
+  )
+  change = np.asarray(new["logits"]) - np.mean(new["logits"])
+  want = 0.2 * (weights[:, 0] - weights.mean())
+  np.testing.assert_allclose(change, want, atol=1e-5)
+  np.testing.assert_allclose(metrics["step_factor"], 0.2)
+
+
+def test_cap_makes_the_predicted_kl_the_cap_and_keeps_the_direction():
+  params, rollout, logp_fn = softmax_problem()
+  weights = jnp.array([[1.0], [0.25], [-1]])
+  results = {}
+  for max_kl in (1e6, 1e-4):
+    update = updates.NaturalGradient(
+      step_size=1.0, damping=1e-3, max_kl=max_kl, num_cg_steps=5
+    )
+    results[max_kl] = update(
+      params, update.init(params), logp_fn, rollout, weights
+    )
+  free, _, _ = results[1e6]
+  capped, _, metrics = results[1e-4]
+  np.testing.assert_allclose(metrics["predicted_kl"], 1e-4, rtol=1e-5)
+  np.testing.assert_allclose(
+    capped["logits"] / metrics["step_factor"], free["logits"], rtol=1e-5
+  )
+  kl = jnp.mean(logp_fn(params) - logp_fn(capped))  # π is uniform over rows
+  np.testing.assert_allclose(kl, 1e-4, rtol=0.02)  # second order
+
+
+def test_step_within_kl_composes_with_optax():
+  # Cap 0.04 on a predicted KL of 1 scales by 0.2; then optax.scale halves.
+  chain = optax.chain(updates.step_within_kl(1.0, 0.04), optax.scale(0.5))
+  gradient = {"w": jnp.array([10.0, -10.0])}
+  step, _ = chain.update(
+    gradient, chain.init(gradient), predicted_kl=jnp.float32(1.0)
+  )
+  np.testing.assert_allclose(step["w"], [1.0, -1.0], rtol=1e-6)
+
+
+def test_zero_update_stays_zero():
+  chain = updates.step_within_kl(30.0, 0.01)
+  step, factor = chain.update(
+    jnp.zeros(2), jnp.float32(0), predicted_kl=jnp.float32(0)
+  )
+  np.testing.assert_array_equal(step, 0)
+  assert factor == 30.0
+
+
+def test_steps_that_do_not_exist_have_no_say():
+  # The second row's response has ended after one step: a weight on its second
+  # step is multiplied by a log-probability that is no function of params.
+  params = {"logits": jnp.zeros(2)}
+  tokens = jnp.array([[0, 1], [1, 0]])
+  rollout = Rollout(
+    tokens=tokens,
+    logp=jnp.zeros((2, 2)),
+    prefix_len=jnp.array([[0, 1, 2], [0, 1, 1]]),
+    outcome=jnp.zeros(2),
+    problem_id=jnp.zeros(2, jnp.int32),
+    sample_id=jnp.arange(2),
+  )
+  index = steps.step_index(rollout.prefix_len, 2)
+
+  def logp_fn(params):
+    logp = jax.nn.log_softmax(params["logits"])[tokens]
+    return jnp.where(index <= 2, logp, 0.0)
+
+  for update in (updates.Gradient("sgd", 1.0), updates.NaturalGradient()):
+    results = [
+      update(
+        params,
+        update.init(params),
+        logp_fn,
+        rollout,
+        jnp.array([[1.0, 0.5], [0.25, phantom]]),
+      )[0]["logits"]
+      for phantom in (0.0, 100.0)
+    ]
+    if isinstance(update, updates.Gradient):
+      np.testing.assert_array_equal(*results)
+    else:
+      np.testing.assert_allclose(*results, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "make, message",
+  [
+    (lambda: updates.Gradient("lion"), "optimizer is 'lion'"),
+    (lambda: updates.Gradient("sgd", -1.0), "learning_rate is -1.0"),
+    (lambda: updates.NaturalGradient(damping=0.0), "damping is 0.0"),
+    (lambda: updates.NaturalGradient(max_kl=float("nan")), "max_kl is nan"),
+    (lambda: updates.NaturalGradient(num_cg_steps=0), "num_cg_steps is 0"),
+  ],
+)
+def test_bad_settings_are_refused(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
