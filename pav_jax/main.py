@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import gin
 
@@ -56,7 +56,8 @@ def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
   """Parses gin files and overrides.
 
   Raises:
-    ValueError: for a name that is unknown or that nothing refers to.
+    ValueError: for what gin cannot parse, and for a name that is unknown or
+      that nothing uses.
     FileNotFoundError: for a file that does not exist.
   """
   for file in files:
@@ -64,19 +65,51 @@ def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
       raise FileNotFoundError(f"no gin file {file}")
   gin.add_config_file_search_path(str(pathlib.Path(__file__).parents[1]))
   try:
-    for file in files:
-      gin.parse_config_file(file)
+    parsed = [gin.parse_config_file(file) for file in files]
     gin.parse_config(list(bindings))
+  except SyntaxError as error:
+    raise ValueError(
+      f"cannot parse {str(error.text).strip()!r}; expected NAME = VALUE with a "
+      "Python literal, a @reference or a %macro"
+    ) from error
   except (ValueError, AttributeError) as error:
     raise ValueError(explain(str(error))) from error
-  check_macros(gin.config_str())
+  texts = [path.read_text() for path in _files_of(parsed)]
+  # A file may bind what another then leaves unused; a command line may not.
+  referred = _references("\n".join(texts))
+  check_used(_macros("\n".join(texts)), referred | _references(*bindings))
+  check_used(_macros(*bindings), _references(gin.config_str()))
+
+
+def check_used(names: Iterable[str], used: set[str]) -> None:
+  """Raises ValueError for a macro that is set and never used."""
+  for name in names:
+    if name not in used:
+      raise ValueError(f"nothing uses the gin name {name}{nearest(name, used)}")
+
+
+def _macros(*texts: str) -> list[str]:
+  return re.findall(r"^([A-Za-z_]\w*)\s*=", "\n".join(texts), re.MULTILINE)
+
+
+def _references(*texts: str) -> set[str]:
+  return set(re.findall(r"%([A-Za-z_]\w*)", "\n".join(texts)))
+
+
+def _files_of(parsed: Iterable) -> Iterator[pathlib.Path]:
+  """The files that gin has read, includes among them."""
+  for file in parsed:
+    yield pathlib.Path(file.filename)
+    yield from _files_of(file.includes)
 
 
 def explain(message: str) -> str:
-  """A gin error in one line, with the nearest known name."""
+  """An error in one line, for gin's own with the nearest known name."""
   lines = [line.strip() for line in message.splitlines() if line.strip()]
-  first = lines[0]
-  if match := re.search(r"No configurable matching .*?@?'?([\w./]+)", first):
+  first = lines[0] if lines else "no message"
+  if match := re.search(
+    r"No configurable matching (?:reference )?'@?([\w./]+)", first
+  ):
     selectors = [name.split(".")[-1] for name in _registered()]
     first += nearest(match[1].split("/")[-1], selectors)
   elif match := re.search(
@@ -85,14 +118,6 @@ def explain(message: str) -> str:
     known = inspect.signature(gin.get_configurable(match[1])).parameters
     first += nearest(match[2], known)
   return first
-
-
-def check_macros(config: str) -> None:
-  """Raises ValueError for a macro that is set and never used."""
-  defined = set(re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE))
-  used = set(re.findall(r"%([A-Za-z_]\w*)", config))
-  for name in sorted(defined - used):
-    raise ValueError(f"nothing uses the gin name {name}{nearest(name, used)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -298,6 +298,7 @@ def test_steps_that_do_not_exist_only_count():
   # N' samples, all but N of them constant: what they weigh must not matter, and
   # λN' = (λN'/N) N makes them equal to being cut out at another damping.
   params, logp_fn, weights, *_ = network()
+  params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
 
   def padded(params):
     logp = logp_fn(params).reshape(4, 4)
@@ -313,7 +314,16 @@ def test_steps_that_do_not_exist_only_count():
   for filler in (0.0, 5.0):
     w = jnp.pad(weights.reshape(4, 4), [(0, 0), (0, 2)], constant_values=filler)
     update, _ = solve(padded, w, 0.1)
-    np.testing.assert_allclose(update, cut_out, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(update, cut_out, rtol=0, atol=1e-10)
+
+
+def assert_close(first, second):
+  """For two solves at damping 0.5 and tol 1e-6.
+
+  The largest eigenvalue of F is 2.1, so the condition number 1 + 2.1 / 0.5 < 6;
+  ‖d‖ is below 0.5: each solve is within 6 · 2e-6 · 0.5 of the exact one.
+  """
+  np.testing.assert_allclose(flat(first), flat(second), rtol=0, atol=1.2e-5)
 
 
 def test_order_of_samples_does_not_matter():
@@ -330,8 +340,7 @@ def test_order_of_samples_does_not_matter():
     num_cg_steps=50,
     tol=1e-6,
   )
-  # The condition number is below 40 (checked against the dense solve above).
-  np.testing.assert_allclose(flat(first), flat(second), atol=1e-4)
+  assert_close(first, second)
 
 
 def test_no_reward_no_step():
@@ -377,14 +386,16 @@ def test_the_jacobian_is_never_formed():
   assert largest_array(jaxpr) == 64 * 16
   # What conjugate gradients carry from one iteration to the next is vectors
   # over samples and scalars: nothing as long as the parameters.
-  (loop,) = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == "while"]
-  constants = loop.params["cond_nconsts"] + loop.params["body_nconsts"]
-  carried = [v.aval.size for v in loop.invars[constants:]]
-  assert max(carried) == 64
+  loops = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == "while"]
+  assert loops
+  for loop in loops:
+    constants = loop.params["cond_nconsts"] + loop.params["body_nconsts"]
+    assert max(v.aval.size for v in loop.invars[constants:]) == 64
 
 
-def test_the_loop_stops_early_and_inside_jit_and_vmap():
-  # Lanes of a batch are independent problems, whenever each of them converges.
+def test_lanes_of_a_vmap_are_independent_problems():
+  # Each converges after another number of iterations; the last at once, since
+  # nothing depends on a network of zeros.
   params, logp_fn, weights, *_ = network()
   scales = jnp.array([1.0, 0.3, 0.0])
   dampings = jnp.array([0.3, 3.0, 1.0])
@@ -400,9 +411,11 @@ def test_the_loop_stops_early_and_inside_jit_and_vmap():
   for lane in range(3):
     want, report = single(scales[lane], dampings[lane])
     got = jax.tree.map(lambda x, i=lane: x[i], updates)
-    np.testing.assert_allclose(flat(got), flat(want), rtol=1e-3, atol=1e-5)
+    # Two solves with tol 1e-5 and condition numbers of 1 + 2.1 / 0.3 = 8.
+    error = np.linalg.norm(flat(got) - flat(want))
+    assert error <= 2e-4 * np.linalg.norm(flat(want))
     np.testing.assert_allclose(
-      diagnostics.predicted_kl[lane], report.predicted_kl, rtol=1e-3, atol=1e-9
+      diagnostics.predicted_kl[lane], report.predicted_kl, rtol=4e-4
     )
 
 
@@ -427,31 +440,31 @@ def test_sharded_over_eight_devices_it_is_the_same():
   got, report = sharded(params, x, chosen, weights)
   want, expected = jax.jit(solve)(params, x, chosen, weights)
   assert len(jax.tree.leaves(got)[0].sharding.device_set) == 8
-  np.testing.assert_allclose(flat(got), flat(want), atol=1e-4)
+  assert_close(got, want)
   np.testing.assert_allclose(
     report.predicted_kl, expected.predicted_kl, rtol=1e-4
   )
 
 
-@pytest.mark.parametrize("damping", [0.1, jnp.float32(0.1)])
+@pytest.mark.parametrize("damping", [0.5, jnp.float32(0.5)])
 def test_bfloat16_parameters_are_solved_for_in_float32(dense, damping):
-  # J is known to 8 bits, so d has an error of some 2^-8 times the condition
-  # number: it points the right way, and is in the parameters' dtype.
-  params, logp_fn, weights, *_ = network()
+  # J has 8 bits, so d has an error of 2^-8 times the condition number, which
+  # is 1 + 2.1 / 0.5 < 6: 2.4 %, and as much again for the vectors' rounding.
+  params, logp_fn, weights, x, chosen = network()
   update, diagnostics = natural_gradient(
-    logp_fn,
+    lambda p: logp_fn(p, x.astype(jnp.bfloat16), chosen),
     jax.tree.map(lambda x: x.astype(jnp.bfloat16), params),
     weights,
-    damping=1.0 * damping,
+    damping=damping,
     num_cg_steps=20,
     tol=1e-2,
   )
-  assert {x.dtype for x in jax.tree.leaves(update)} == {jnp.bfloat16}
-  assert {x.dtype for x in diagnostics} == {jnp.float32}
-  want, *_ = solve_dense(dense, weights, 0.1)
-  got = flat(update)
-  cosine = got @ want / np.linalg.norm(got) / np.linalg.norm(want)
-  assert cosine > 0.98
+  dtypes = [x.dtype for x in jax.tree.leaves(update)]
+  assert dtypes == [jnp.dtype("bfloat16")] * 3
+  assert [x.dtype for x in diagnostics] == [jnp.dtype("float32")] * 3
+  want, *_ = solve_dense(dense, weights, 0.5)
+  error = np.linalg.norm(flat(update) - want) / np.linalg.norm(want)
+  assert error < 0.05
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,12 @@ def _spread(axes, x, values: np.ndarray, label: str) -> None:
   )
 
 
+def _points(axes, x, values: np.ndarray, label: str) -> None:
+  """A line of means over seeds (the last axis), and a point for every seed."""
+  (line,) = axes.plot(x, values.mean(-1), label=label)
+  axes.plot(x, values, ".", color=line.get_color(), alpha=0.4, markersize=4)
+
+
 def _smooth(values: np.ndarray, window: int) -> np.ndarray:
   """Trailing means over the first axis; fewer entries at its start."""
   total = np.cumsum(values, axis=0)
@@ -94,14 +100,16 @@ def pass_at_n(
   Args:
     workdir: where the file goes.
     ns: numbers of samples.
-    curves: policy -> float[N, seeds].
+    curves: policy -> float[N, seeds]; the first is drawn dashed.
     title: of the figure.
   """
   path = pathlib.Path(workdir) / "pass_at_n.png"
   with plt.rc_context(_STYLE):
     figure, axes = plt.subplots(figsize=(6.4, 4))
     for name, values in curves.items():
-      _spread(axes, ns, values, name)
+      _points(axes, ns, values, name)
+    # The first curve is what the others are held against, and may be covered.
+    axes.lines[0].set(linestyle="--", color="black", zorder=3)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="N", ylabel="Pass@N", ylim=(-0.02, 1.02))
     axes.set_title(title, fontsize="medium")
@@ -131,11 +139,12 @@ def prover_strengths(
       2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2)
     )
     for name, values in accuracy.items():
-      _spread(top, strengths, values, name)
+      _points(top, strengths, values, name)
     top.set(ylabel="accuracy averaged over training", ylim=(-0.02, 1.02))
+    top.set_title("line: mean of seeds; points: seeds", fontsize="medium")
     top.legend()
     for name, values in terms.items():
-      _spread(bottom, strengths, values, name)
+      _points(bottom, strengths, values, name)
     bottom.set_xscale("log")
     bottom.set_yscale("log")
     bottom.set(

@@ -44,11 +44,10 @@ class Progress:
       label: what is running.
       seconds_between_lines: where the output is no terminal.
     """
-    self._total, self.first, self._lanes = total, done, lanes
-    self._timed_from = done
-    self._label = label
+    self._total, self._lanes, self._label = total, lanes, label
     self._interval = seconds_between_lines
-    self._start = self._last_line = time.monotonic()
+    self._last_line = time.monotonic()
+    self._start = self._timed_from = None
     self._bar = None
     if _console.is_terminal:
       self._bar = rich.progress.Progress(
@@ -74,35 +73,35 @@ class Progress:
     if self._bar:
       self._bar.stop()
 
-  def started(self, done: int) -> None:
-    """The first chunk, which compiles, is over: the rate counts from here."""
-    self._start, self._timed_from = time.monotonic(), done
-
   def update(self, done: int, accuracies: dict[str, float]) -> None:
     """Shows where the run is.
+
+    The first call starts the clock of the rate: what came before compiled.
 
     Args:
       done: iterations done.
       accuracies: arm -> mean accuracy of late, in [0, 1].
     """
     now = time.monotonic()
-    rate = (done - self._timed_from) / max(now - self._start, 1e-9)
     parts = list(accuracies.items())
     if len(parts) > 4:
       best = max(parts, key=lambda part: part[1])
       worst = min(parts, key=lambda part: part[1])
       parts = [("best " + best[0], best[1]), ("worst " + worst[0], worst[1])]
     accuracy = " · ".join(f"{arm} {value:.3f}" for arm, value in parts)
-    status = f"accuracy {accuracy} · {rate * self._lanes:.0f} it/s"
+    status = f"accuracy {accuracy}"
+    left = ""
+    if self._timed_from is None:
+      self._start, self._timed_from = now, done
+    else:
+      rate = (done - self._timed_from) / max(now - self._start, 1e-9)
+      status += f" · {rate * self._lanes:.0f} it/s"
+      left = f" · {(self._total - done) / rate:.0f} s left"
     if self._bar:
       self._bar.update(self._task, completed=done, status=status)
     elif done == self._total or now - self._last_line >= self._interval:
       self._last_line = now
-      left = (self._total - done) / rate if rate else float("nan")
-      say(
-        f"{self._label}: iteration {done}/{self._total} · {status} · "
-        f"{left:.0f} s left"
-      )
+      say(f"{self._label}: iteration {done}/{self._total} · {status}{left}")
 
 
 def table(

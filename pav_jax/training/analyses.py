@@ -51,8 +51,7 @@ def pass_at_n(
     trained.workdir,
     ns,
     curves,
-    title=f"after {iterations} iterations; band: least to most of "
-    f"{len(trained.keys)} seeds",
+    title=f"after {iterations} iterations; line: mean of seeds; points: seeds",
   )
   return {
     "pass_at_n": {"n": ns}

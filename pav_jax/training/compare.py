@@ -175,7 +175,10 @@ def compare(
     seconds=seconds + time.monotonic() - start,
     **more,
   )
-  _print_table(experiment, report, num_seeds)
+  if len(report) <= 20:
+    _print_table(experiment, report, num_seeds)
+  else:
+    progress.say(f"{experiment}: the metrics of {len(report)} arms are in")
   for path in [workdir / "report.json", workdir / "metrics.jsonl", *figures]:
     progress.say(f"wrote {path}")
   return report
@@ -278,8 +281,6 @@ def _train_group(
         algorithms, keys, state, np.int32(done), np.int32(end)
       )
       metrics = jax.tree.map(lambda x, n=end - done: np.asarray(x)[:n], metrics)
-      if done == bar.first:
-        bar.started(end)
       for index, name in enumerate(names):
         log.write(
           name,

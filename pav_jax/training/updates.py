@@ -126,17 +126,19 @@ class Gradient:
 class NaturalGradient:
   """Natural gradient in sample space (Eq. 11), its step capped in KL.
 
-  What keeps it both fast and stable (`gin/experiments/planted_step_control.gin`
-  takes each away in turn):
+  What keeps it both fast and stable (measured by
+  `gin/experiments/planted_step_control.gin`):
 
-  *   The KL of a step is capped, not fixed. The cap binds on the way up, where
-      the quadratic model would overshoot, and is idle at the start and once
-      the policy has converged and F and g vanish.
   *   Damping is large beside the Fisher matrix of a policy that has converged.
-      There the update turns into gradient / damping, which vanishes with the
-      gradient; with little damping it goes on dividing noise by noise.
+      There the update turns into gradient / damping, which vanishes as the
+      gradient does. With a tenth of the damping the update goes on dividing
+      noise by noise, and policies that had converged break down.
+  *   The KL of a step is capped. That keeps the quadratic model honest on the
+      way up, and is what saves runs with too little damping. It is a cap and
+      not a target, so it is idle where the update itself is small.
   *   Weights are centred by a baseline, so that a batch in which every rollout
-      does equally well asks for no step. (The baseline is the trainer's.)
+      does equally well asks for no step; the last percents come sooner. (The
+      baseline is the trainer's.)
 
   Attributes:
     step_size: γ > 0 of the update where the cap does not bind.

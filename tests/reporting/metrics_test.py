@@ -31,7 +31,7 @@ def test_a_line_cut_off_is_dropped_and_a_broken_one_is_an_error(tmp_path):
   path.write_text(good + '{"iteration": 2, "a')
   assert MetricsLog(tmp_path).history("a", "loss", 1).tolist() == [[1.0]]
   path.write_text("{broken}\n" + good)
-  with pytest.raises(ValueError, match="line 1 of .* is not JSON"):
+  with pytest.raises(ValueError, match=r"line 1 of .* is not JSON"):
     MetricsLog(tmp_path)
 
 

@@ -32,7 +32,9 @@ def test_many_arms_and_the_other_figures_are_drawn(tmp_path):
   arms = {f"arm {i}": np.random.rand(12, 2) for i in range(12)}
   paths = [
     plots.learning_curves(tmp_path, arms),
-    plots.pass_at_n(tmp_path, [1, 2, 4], {"a": np.random.rand(3, 2)}, title="t"),
+    plots.pass_at_n(
+      tmp_path, [1, 2, 4], {"a": np.random.rand(3, 2)}, title="t"
+    ),
     plots.prover_strengths(
       tmp_path,
       [1.0, 10.0, 100.0],

@@ -4,14 +4,14 @@ from pav_jax.reporting import progress
 
 
 def test_lines_say_iteration_accuracy_rate_and_time_left(capsys, monkeypatch):
-  clock = iter([0.0, 2.0, 4.0])
+  clock = iter([0.0, 0.5, 2.5])
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
   bar = progress.Progress(
     100, done=20, lanes=4, label="run", seconds_between_lines=1.0
   )
   with bar:
-    bar.started(30)  # at 2 s: ten iterations went into compiling
-    bar.update(50, {"pav": 0.5})  # at 4 s: 20 iterations in 2 s
+    bar.update(30, {"pav": 0.0})  # at 0.5 s: the rate counts from here
+    bar.update(50, {"pav": 0.5})  # at 2.5 s: 20 iterations in 2 s
   printed = capsys.readouterr().out
   assert "run: compiling" in printed
   assert "iteration 50/100 · accuracy pav 0.500 · 40 it/s · 5 s left" in printed

@@ -65,12 +65,14 @@ def test_learned_baseline_finds_the_mean_reward_of_a_state():
 def test_learned_baseline_cannot_see_the_step_it_is_subtracted_from():
   baseline = baselines.LearnedBaseline(VALUE)
   state = baseline.init(jax.random.key(1))
-  other = dataclasses.replace(ROLLOUT, tokens=jnp.array([[0, 2], [2, 1], [0, 0]]))
+  other = dataclasses.replace(
+    ROLLOUT, tokens=jnp.array([[0, 2], [2, 1], [0, 0]])
+  )
   np.testing.assert_array_equal(
     baseline(state, ROLLOUT, REWARDS)[0], baseline(state, other, REWARDS)[0]
   )
 
 
 def test_bad_learning_rate_is_refused():
-  with pytest.raises(ValueError, match="learning_rate is 0.0"):
+  with pytest.raises(ValueError, match=r"learning_rate is 0\.0"):
     baselines.LearnedBaseline(VALUE, learning_rate=0.0)

@@ -21,9 +21,7 @@ from pav_jax.training.updates import Gradient
 PROBLEM = Planted((1, 0), length=4, vocab_size=4)
 POLICY = MadePolicy(PROBLEM, hidden=(12,))
 ARMS = [
-  rl.Arm(
-    name, Reward(Procedural(PROBLEM, 6.0), alpha), Gradient("adam", 3e-2)
-  )
+  rl.Arm(name, Reward(Procedural(PROBLEM, 6.0), alpha), Gradient("adam", 3e-2))
   for name, alpha in (("pav", 1.0), ("outcome", 0.0))
 ]
 

@@ -102,9 +102,7 @@ def test_one_step_is_equation_5_by_hand():
 
   gradient = jax.grad(objective)(params)
   for name, g in gradient.items():
-    np.testing.assert_allclose(
-      state.params[name] - params[name], g, atol=1e-6
-    )
+    np.testing.assert_allclose(state.params[name] - params[name], g, atol=1e-6)
   assert metrics["accuracy"] == jnp.mean(outcome)
 
 
