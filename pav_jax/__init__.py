@@ -3,7 +3,8 @@
 Here are the pure functions, for use in other JAX code; importing them imports
 jax and no other framework. Equations and sections are those of "Rewarding
 Progress: Scaling Automated Process Verifiers for LLM Reasoning" (arXiv
-2410.08146).
+2410.08146). `natural_gradient` is the module; its function of the same name is
+`pav_jax.natural_gradient.natural_gradient`.
 """
 
 from pav_jax.advantages import effective_reward, first_pit, step_advantages
@@ -11,6 +12,7 @@ from pav_jax.complementarity import (
   alignment,
   best_k,
   distinguishability,
+  first_order_improvement,
   improvement_bound,
 )
 from pav_jax.losses import (
@@ -19,7 +21,7 @@ from pav_jax.losses import (
   value_loss,
   verifier_loss,
 )
-from pav_jax.natural_gradient import natural_gradient, softmax_update
+from pav_jax.natural_gradient import softmax_update
 from pav_jax.steps import (
   spread_over_tokens,
   step_index,
@@ -37,10 +39,10 @@ __all__ = [
   "best_of_k_from_logit",
   "distinguishability",
   "effective_reward",
+  "first_order_improvement",
   "first_pit",
   "improvement_bound",
   "kl_penalty",
-  "natural_gradient",
   "pass_at_k",
   "policy_gradient_loss",
   "softmax_update",

@@ -109,7 +109,7 @@ def table(
 ) -> None:
   """Prints a small table; the first column names the rows."""
   drawn = rich.table.Table(
-    title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
+    title=rich.text.Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD
   )
   for index, column in enumerate(columns):
     drawn.add_column(

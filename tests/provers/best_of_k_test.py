@@ -13,8 +13,8 @@ BASE = Procedural(PROBLEM, 2.0)
 
 @pytest.fixture(scope="module")
 def rollout():
-  zeros = jnp.zeros(16, jnp.int32)
-  return jax.jit(BASE.sample)(jax.random.key(0), zeros, jnp.arange(16))
+  zeros = np.zeros(16, np.int32)
+  return jax.jit(BASE.sample)(jax.random.key(0), zeros, np.arange(16))
 
 
 def test_it_is_the_other_prover_in_closed_form(rollout):

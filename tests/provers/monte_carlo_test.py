@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,9 +11,16 @@ POLICY = MadePolicy(PROBLEM, hidden=(6, 5))
 NUM_ROLLOUTS = 500
 
 
-@jax.jit
-def score(prover, key, rollout):
-  return prover(key, rollout)
+def compiled(fn):
+  """Compiles once for the tests below, and returns NumPy arrays."""
+  fn = jax.jit(fn)
+  return lambda *args: jax.device_get(fn(*args))
+
+
+score = compiled(lambda prover, key, rollout: prover(key, rollout))
+logits = compiled(POLICY.logits)
+grade = compiled(PROBLEM.grade)
+states_of = compiled(PROBLEM.states)
 
 
 @pytest.fixture(scope="module")
@@ -23,25 +29,25 @@ def params():
   rng = np.random.default_rng(5)
   shapes = jax.eval_shape(POLICY.init, jax.random.key(0))
   params = {
-    name: jnp.asarray(0.6 * rng.normal(size=x.shape), jnp.float32)
+    name: (0.6 * rng.normal(size=x.shape)).astype(np.float32)
     for name, x in shapes.items()
   }
-  taste = jnp.tile(jnp.array([0.0, 0.8, 0.8, -0.8]), 4)
+  taste = np.tile(np.array([0.0, 0.8, 0.8, -0.8], np.float32), 4)
   return params | {"bias_2": params["bias_2"] + taste}
 
 
 @pytest.fixture(scope="module")
 def rollout(params):
-  ids = jnp.zeros(12, jnp.int32), jnp.arange(12)
-  return jax.jit(POLICY.sample)(params, jax.random.key(1), *ids)
+  ids = np.zeros(12, np.int32), np.arange(12, dtype=np.int32)
+  return compiled(POLICY.sample)(params, jax.random.key(1), *ids)
 
 
 @pytest.fixture(scope="module")
 def exact(params, rollout):
   """Q^π of every prefix: all responses enumerated, in float64."""
   grid = np.indices((4,) * 4).reshape(4, -1).T
-  logits = np.asarray(POLICY.logits(params, jnp.asarray(grid)), np.float64)
-  probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  probs = np.exp(logits(params, grid).astype(np.float64))
+  probs /= probs.sum(-1, keepdims=True)
   # All 4^4 sequences as if sampling went on past the end: what follows it sums
   # to 1, and grading cuts there.
   taken = np.take_along_axis(probs, grid[..., None], -1)[..., 0]
@@ -49,9 +55,9 @@ def exact(params, rollout):
     [bytes((1, 2)) in bytes(row).split(b"\x03")[0] for row in grid.tolist()]
   )
   q = np.zeros(rollout.prefix_len.shape)
-  for b, lengths in enumerate(np.asarray(rollout.prefix_len)):
+  for b, lengths in enumerate(rollout.prefix_len):
     for h, n in enumerate(lengths):
-      begins = (grid[:, :n] == np.asarray(rollout.tokens)[b, :n]).all(-1)
+      begins = (grid[:, :n] == rollout.tokens[b, :n]).all(-1)
       q[b, h] = (taken[begins, n:].prod(-1) * correct[begins]).sum()
   return q
 
@@ -62,36 +68,35 @@ def test_values_lie_within_binomial_error_of_exact_ones(params, rollout, exact):
   # 60 values of 500 Bernoulli trials each: 4 standard deviations for the single
   # one, and for the mean of the standardised squares, of variance 2 / n.
   sigma = np.sqrt(exact * (1 - exact) / NUM_ROLLOUTS)
-  error = np.asarray(q) - exact
+  error = q - exact
   assert (np.abs(error) <= 4 * sigma + 1e-6).all()
   random = sigma > 0.01
   assert random.sum() > 20
   squares = (error[random] / sigma[random]) ** 2
   assert abs(squares.mean() - 1) < 4 * np.sqrt(2 / random.sum())
   successes = q * NUM_ROLLOUTS
-  np.testing.assert_allclose(successes, jnp.round(successes), rtol=1e-6)
+  np.testing.assert_allclose(successes, np.round(successes), rtol=1e-6)
 
 
 def test_finished_prefixes_have_their_outcome(params, rollout):
-  outcome = np.asarray(PROBLEM.grade(rollout))
+  outcome = grade(rollout)
   assert 0 < outcome.sum() < len(outcome)
-  q = np.asarray(
-    score(MonteCarlo(params, POLICY, PROBLEM, 2), jax.random.key(3), rollout)
-  )
-  finished = np.asarray(rollout.prefix_len == rollout.prefix_len[:, -1:])
+  prover = MonteCarlo(params, POLICY, PROBLEM, 2)
+  q = score(prover, jax.random.key(3), rollout)
+  finished = rollout.prefix_len == rollout.prefix_len[:, -1:]
   assert finished[:, :-1].any()
   np.testing.assert_array_equal(
     q[finished], np.broadcast_to(outcome[:, None], q.shape)[finished]
   )
   # And once the sequence has occurred, whatever is sampled is correct.
-  states = np.asarray(PROBLEM.states(rollout.tokens, rollout.prefix_len))
+  states = states_of(rollout.tokens, rollout.prefix_len)
   assert (q[states == 2] == 1).all()
 
 
 def test_values_do_not_depend_on_batch_mates(params, rollout):
   prover = MonteCarlo(params, POLICY, PROBLEM, 2)
   whole = score(prover, jax.random.key(3), rollout)
-  rows = jnp.array([7, 1, 10])
+  rows = np.array([7, 1, 10])
   few = score(
     prover, jax.random.key(3), jax.tree.map(lambda x: x[rows], rollout)
   )

@@ -1,7 +1,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,25 +70,38 @@ def all_rollouts(problem):
   tokens = np.array(
     list(itertools.product(range(problem.vocab_size), repeat=problem.length))
   )
-  return rollout_from_tokens(
-    problem,
-    jnp.asarray(tokens, jnp.int32),
-    jnp.zeros(tokens.shape),
-    jnp.zeros(len(tokens), jnp.int32),
-    jnp.arange(len(tokens)),
+  index = np.arange(len(tokens))
+  return jax.device_get(
+    jax.jit(rollout_from_tokens, static_argnums=0)(
+      problem, tokens, np.zeros(tokens.shape, np.float32), 0 * index, index
+    )
   )
+
+
+@jax.jit
+def evaluate(prover, rollout):
+  """All that a prover says: q, Q of every action, probabilities, outcomes."""
+  states = prover.problem.states(rollout.tokens, rollout.prefix_len)[:, :-1]
+  return (
+    prover(None, rollout),
+    prover.action_values(rollout),
+    jax.nn.softmax(prover.logits())[states],
+    prover.problem.grade(rollout),
+  )
+
+
+values_of = jax.jit(lambda prover: prover.values())
 
 
 @each_problem
 @pytest.mark.parametrize("strength", [0.5, 1.0, 10.0])
 def test_values_are_those_of_enumerating_every_sequence(problem, strength):
   rollout = all_rollouts(problem)
-  prover = Procedural(problem, strength)
-  q = jax.jit(lambda r: prover(None, r))(rollout)
+  q, *_ = evaluate(Procedural(problem, strength), rollout)
   by_prefix = enumerate_values(problem, strength)
-  tokens = np.asarray(rollout.tokens).tolist()
+  tokens = rollout.tokens.tolist()
   want = np.empty(q.shape)
-  for row, lengths in enumerate(np.asarray(rollout.prefix_len)):
+  for row, lengths in enumerate(rollout.prefix_len):
     for h, length in enumerate(lengths):
       prefix = tuple(tokens[row][:length])
       if problem.end_token in prefix:
@@ -105,33 +117,32 @@ def test_one_planted_token_in_closed_form():
   # on 2/5. In two steps: 2/5 + 2/5 · 2/5 = 14/25; in one 2/5; in none 0.
   prover = Procedural(Planted((1,), length=2, vocab_size=4), 2.0)
   np.testing.assert_allclose(
-    prover.values(), [[0.56, 1, 0], [0.4, 1, 0], [0, 1, 0]], rtol=1e-6
+    values_of(prover), [[0.56, 1, 0], [0.4, 1, 0], [0, 1, 0]], rtol=1e-6
   )
 
 
-@pytest.mark.parametrize("vocab_size", [2, 3, 15])
+@pytest.mark.parametrize("vocab_size", [2, 15])
 def test_strength_1_is_the_uniform_policy(vocab_size):
   # P(token before the end) in n steps = Σ_{t<n} (1 − 2/V)^t / V, and all
   # log-probabilities are −log V.
   problem = Planted((0,), length=6, vocab_size=vocab_size)
   prover = Procedural(problem, 1.0)
-  left = np.arange(6, -1, -1)
   stay = 1 - 2 / vocab_size
-  want = [sum(stay**t for t in range(n)) / vocab_size for n in left]
-  np.testing.assert_allclose(prover.values()[:, 0], want, rtol=1e-6)
-  zeros = jnp.zeros(8, jnp.int32)
-  sample = jax.jit(prover.sample)
-  rollout = sample(jax.random.key(0), zeros, jnp.arange(8))
-  owned = jnp.arange(6) < rollout.prefix_len[:, -1:]
+  want = [sum(stay**t for t in range(6 - h)) / vocab_size for h in range(7)]
+  np.testing.assert_allclose(values_of(prover)[:, 0], want, rtol=1e-6)
+  rollout = sample_of(prover, jax.random.key(0), 8)
+  owned = np.arange(6) < rollout.prefix_len[:, -1:]
   np.testing.assert_allclose(
-    rollout.logp, jnp.where(owned, -np.log(vocab_size), 0.0), rtol=1e-6
+    rollout.logp, np.where(owned, -np.log(vocab_size), 0.0), rtol=1e-6
   )
 
 
 def test_stronger_provers_succeed_more_often_everywhere():
-  strengths = jnp.array([0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1000.0])
-  values = jax.vmap(lambda g: Procedural(Planted(), g).values())(strengths)
-  assert (jnp.diff(values[:, 0, 0]) > 0).all()
+  strengths = np.array([0.1, 0.5, 1, 2, 5, 10, 100, 1000], np.float32)
+  values = jax.device_get(
+    jax.vmap(lambda g: values_of(Procedural(Planted(), g)))(strengths)
+  )
+  assert (np.diff(values[:, 0, 0]) > 0).all()
   # At γ = 1000 each of 5 tokens is missed with probability 14 / 1014, and there
   # is room for most mistakes.
   assert 1 - 5 * 14 / 1014 < values[-1, 0, 0] < 1
@@ -144,61 +155,56 @@ def test_stronger_provers_succeed_more_often_everywhere():
 @each_problem
 def test_advantages_telescope_to_outcome_less_the_first_value(problem):
   rollout = all_rollouts(problem)
-  q = Procedural(problem, 3.0)(None, rollout)
-  outcome = problem.grade(rollout)
+  q, _, _, outcome = evaluate(Procedural(problem, 3.0), rollout)
   np.testing.assert_array_equal(q[:, -1], outcome)
   np.testing.assert_allclose(
-    jnp.sum(step_advantages(q), axis=-1), outcome - q[:, 0], atol=1e-6
+    np.sum(step_advantages(q), axis=-1), outcome - q[:, 0], atol=1e-6
   )
 
 
 @each_problem
 def test_action_values_are_values_after_the_action(problem):
-  prover = Procedural(problem, 3.0)
   rollout = all_rollouts(problem)
-  q = prover(None, rollout)
-  action_values = jax.jit(prover.action_values)(rollout)
+  prover = Procedural(problem, 3.0)
+  q, action_values, probs, _ = jax.device_get(evaluate(prover, rollout))
   assert action_values.shape == (*rollout.tokens.shape, problem.vocab_size)
+  exists = np.diff(rollout.prefix_len) > 0
   # Of the token taken: the value of the next prefix.
-  taken = jnp.take_along_axis(
-    action_values, rollout.tokens[..., None], axis=-1
-  )[..., 0]
-  exists = jnp.diff(rollout.prefix_len) > 0
-  np.testing.assert_allclose(
-    jnp.where(exists, taken, 0), jnp.where(exists, q[:, 1:], 0), rtol=1e-6
-  )
+  taken = np.take_along_axis(action_values, rollout.tokens[..., None], -1)
+  np.testing.assert_array_equal(taken[..., 0][exists], q[:, 1:][exists])
   # On average over μ: the value of the state (V = E_a Q, Sec. 2).
-  states = problem.states(rollout.tokens, rollout.prefix_len)[:, :-1]
-  probs = jax.nn.softmax(prover.logits())[states]
-  np.testing.assert_allclose(
-    jnp.where(exists, jnp.sum(probs * action_values, -1), 0),
-    jnp.where(exists, q[:, :-1], 0),
-    atol=1e-6,
-  )
+  mean = np.sum(probs * action_values, axis=-1)
+  np.testing.assert_allclose(mean[exists], q[:, :-1][exists], atol=1e-6)
   # Past the end nothing depends on the action.
+  past = action_values[~exists]
   np.testing.assert_array_equal(
-    jnp.where(exists[..., None], 0, action_values),
-    jnp.where(exists, 0, q[:, 1:])[..., None] * jnp.ones(problem.vocab_size),
+    past, np.broadcast_to(q[:, 1:][~exists][:, None], past.shape)
   )
+
+
+def sample_of(prover, key, num, problem_id=0, sample_id=None):
+  """A compiled sampler's rollouts, as NumPy arrays."""
+  problem_id = np.full(num, problem_id, np.int32)
+  sample_id = np.arange(num) if sample_id is None else np.array(sample_id)
+  return jax.device_get(_sample(prover, key, problem_id, sample_id))
+
+
+_sample = jax.jit(lambda prover, *args: prover.sample(*args))
 
 
 @pytest.fixture(scope="module")
 def samples():
-  """4,096 responses of a prover, all its tests': one compilation."""
+  """4,096 responses of one prover."""
   problem = TINY[0]
   prover = Procedural(problem, 4.0)
-  num = 4096
-  rollout = jax.jit(prover.sample)(
-    jax.random.key(0), jnp.zeros(num, jnp.int32), jnp.arange(num)
-  )
-  return problem, prover, rollout
+  return problem, prover, sample_of(prover, jax.random.key(0), 4096)
 
 
 def test_sampled_log_probabilities_are_the_definitions(samples):
   problem, _, rollout = samples
   known = {}
   for row in range(256):
-    tokens = tuple(np.asarray(rollout.tokens[row]).tolist())
+    tokens = tuple(rollout.tokens[row].tolist())
     length = int(rollout.prefix_len[row, -1])
     want = np.zeros(problem.length)
     for t in range(length):
@@ -229,7 +235,7 @@ def test_sampled_responses_come_with_their_probability(samples):
   num = rollout.tokens.shape[0]
   index = {response: i for i, response in enumerate(probability)}
   counts = np.zeros(len(index))
-  for response in map(tuple, np.asarray(rollout.tokens).tolist()):
+  for response in map(tuple, rollout.tokens.tolist()):
     counts[index[response]] += 1
   expected = num * np.array(list(probability.values()))
   rare = expected < 5
@@ -245,10 +251,10 @@ def test_success_of_samples_is_the_exact_value(samples):
   # From the bare problem, and from every state that samples pass: outcomes of a
   # state's visitors are Bernoulli trials with the state's value.
   problem, prover, rollout = samples
-  outcome = np.asarray(problem.grade(rollout))
-  values = np.asarray(prover.values())
-  states = np.asarray(problem.states(rollout.tokens, rollout.prefix_len))
-  lengths = np.asarray(rollout.prefix_len)
+  outcome = np.asarray(jax.jit(problem.grade)(rollout))
+  values = np.asarray(values_of(prover))
+  lengths = rollout.prefix_len
+  states = np.asarray(jax.jit(problem.states)(rollout.tokens, lengths))
   tested = 0
   for h in range(problem.length):
     for state in range(len(problem.planted)):
@@ -264,53 +270,50 @@ def test_success_of_samples_is_the_exact_value(samples):
 
 def test_samples_depend_on_their_address_alone(samples):
   _, prover, rollout = samples
-  ids = jnp.array([17, 3, 900])
-  sample = jax.jit(prover.sample)
-  few = sample(jax.random.key(0), jnp.zeros(3, jnp.int32), ids)
+  ids = [17, 3, 900]
+  few = sample_of(prover, jax.random.key(0), 3, 0, ids)
   np.testing.assert_array_equal(few.tokens, rollout.tokens[ids])
   np.testing.assert_array_equal(few.sample_id, ids)
-  assert jnp.isnan(few.outcome).all()
-  other = sample(jax.random.key(0), jnp.ones(3, jnp.int32), ids)
+  assert np.isnan(few.outcome).all()
+  other = sample_of(prover, jax.random.key(0), 3, 1, ids)
   assert (other.tokens != few.tokens).any()
 
 
 def test_completions_keep_what_is_given_and_go_on_with_the_prover(samples):
   problem, prover, rollout = samples
-  num = 2048
-  given = jnp.array([1, 1, 0, 0, 0], jnp.int32)  # only the first 2 are given
-  address = (jnp.zeros(num, jnp.int32), jnp.arange(num), jnp.full(num, 9))
-  completed = jax.jit(prover.complete)(
-    jax.random.key(1), address, jnp.tile(given, (num, 1)), jnp.full(num, 2)
-  )
+  num = len(rollout.tokens)
+  complete = jax.jit(prover.complete)
+
+  def completed_from(tokens, num_given):
+    address = rollout.problem_id, rollout.sample_id, np.full(num, 9, np.int32)
+    return jax.device_get(
+      complete(jax.random.key(1), address, tokens, num_given)
+    )
+
+  given = np.tile(np.array([1, 1, 0, 0, 0], np.int32), (num, 1))
+  completed = completed_from(given, np.full(num, 2, np.int32))
   np.testing.assert_array_equal(completed.tokens[:, :2], np.ones((num, 2)))
   # Two of the planted 1 1 2 matched, three steps left: state 2 at h = 2.
-  p = float(prover.values()[2, 2])
-  mean = float(problem.grade(completed).mean())
+  p = float(values_of(prover)[2, 2])
+  mean = float(jax.jit(problem.grade)(completed).mean())
   assert abs(mean - p) < 4 * np.sqrt(p * (1 - p) / num)
   # Of tokens all given, nothing is left to draw.
-  full = jax.jit(prover.complete)(
-    jax.random.key(2),
-    (rollout.problem_id[:64], rollout.sample_id[:64]),
-    rollout.tokens[:64],
-    rollout.prefix_len[:64, -1],
-  )
-  np.testing.assert_array_equal(full.tokens, rollout.tokens[:64])
-  np.testing.assert_array_equal(full.prefix_len, rollout.prefix_len[:64])
-  np.testing.assert_allclose(full.logp, rollout.logp[:64], rtol=1e-6)
+  full = completed_from(rollout.tokens, rollout.prefix_len[:, -1])
+  np.testing.assert_array_equal(full.tokens, rollout.tokens)
+  np.testing.assert_array_equal(full.prefix_len, rollout.prefix_len)
+  np.testing.assert_allclose(full.logp, rollout.logp, rtol=1e-6)
 
 
 def test_strength_may_be_traced_and_batched():
+  # It is data and not structure: another strength is no other compilation, and
+  # a stack of them is a batch of provers.
   problem = TINY[0]
-  strengths = jnp.array([0.5, 2.0, 30.0])
-  want = [Procedural(problem, float(g)).values() for g in strengths]
-  stacked = Procedural(problem, strengths)
-  got = jax.jit(jax.vmap(lambda prover: prover.values()))(stacked)
-  np.testing.assert_allclose(got, want, rtol=1e-6)
-  # It is data and not structure: another strength is no other compilation.
-  compiled = jax.jit(lambda prover: prover.values()[0, 0])
-  for strength in (0.5, 2.0, 30.0):
-    compiled(Procedural(problem, strength))
+  strengths = np.array([0.5, 2.0, 30.0], np.float32)
+  compiled = jax.jit(lambda prover: prover.values())
+  want = [compiled(Procedural(problem, float(g))) for g in strengths]
   assert compiled._cache_size() == 1
+  stacked = jax.vmap(compiled)(Procedural(problem, strengths))
+  np.testing.assert_allclose(stacked, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
