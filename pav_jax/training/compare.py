@@ -160,6 +160,7 @@ def compare(
       name: log.history(name, "accuracy", num_iterations) for name in names
     },
   )
+  progress.say("evaluating …")
   report = evaluate(trained, num_eval_samples)
   figures = [plots.learning_curves(workdir, trained.accuracy)]
   more = {}
@@ -179,8 +180,10 @@ def compare(
     _print_table(experiment, report, num_seeds)
   else:
     progress.say(f"{experiment}: the metrics of {len(report)} arms are in")
-  for path in [workdir / "report.json", workdir / "metrics.jsonl", *figures]:
-    progress.say(f"wrote {path}")
+  written = ["report.json", "metrics.jsonl", "config.gin", "tensorboard"]
+  for path in [*(workdir / name for name in written), *figures]:
+    if path.exists():
+      progress.say(f"wrote {path}")
   return report
 
 
