@@ -1,6 +1,6 @@
 """How fast the planted sub-sequence trains, and what the time goes into.
 
-  python benchmarks/planted.py
+  .venv/bin/python benchmarks/planted.py
 
 Prints iterations per second in total over 8 vmapped seeds for every update, the
 time of an iteration's parts, and sampling by `made.decode` beside sampling that

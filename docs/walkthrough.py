@@ -1,4 +1,4 @@
-"""Draws docs/walkthrough.png: python docs/walkthrough.py."""
+"""Draws docs/walkthrough.png: .venv/bin/python docs/walkthrough.py."""
 
 import dataclasses
 import pathlib
