@@ -26,6 +26,7 @@ setup(
     "optax",
     "orbax-checkpoint",
     "rich",
+    "safetensors",
     "tensorboardX",
   ],
   extras_require={

@@ -1,12 +1,36 @@
-"""Device meshes, and which of their axes the batch lies on."""
+"""Device meshes, and which of their axes arrays lie on.
 
+Every axis of a parameter or activation has a logical name. One table says over
+which mesh axes each name is split; whether a run is data parallel, fully
+sharded, tensor parallel or a mixture then follows from the mesh's sizes alone.
+"""
+
+import collections
+import dataclasses
+import math
 from collections.abc import Sequence
 
 import gin
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 AXES = ("data", "fsdp", "tensor")
+
+# (logical axis, the mesh axes that it is split over).
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("length", ()),
+  ("residual", ()),  # of activations: D
+  ("layers", ()),  # of parameters: pairs of layers, scanned
+  ("vocab", ("tensor",)),
+  ("embed", ("fsdp",)),  # of parameters: D
+  ("norm", ()),
+  ("heads", ("tensor",)),
+  ("kv_heads", ("tensor",)),
+  ("head_dim", ()),
+  ("mlp", ("tensor",)),
+)
 
 
 @gin.register
@@ -62,3 +86,79 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
       f"batch_size is {batch_size}, expected a positive multiple of {shards}, "
       "the mesh's data × fsdp devices"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Where arrays with named axes lie on a mesh.
+
+  Attributes:
+    mesh: from `make_mesh`.
+    rules: pairs (logical axis, mesh axes that it is split over).
+  """
+
+  mesh: Mesh
+  rules: tuple[tuple[str, tuple[str, ...]], ...] = RULES
+
+  def __post_init__(self):
+    for name, axes in self.rules:
+      if not set(axes) <= set(self.mesh.axis_names):
+        raise ValueError(
+          f"rule for {name!r} is {axes}, expected axes of the mesh, "
+          f"{self.mesh.axis_names}"
+        )
+
+  def spec(self, axes: Sequence[str]) -> PartitionSpec:
+    """Mesh axes of an array whose axes have these logical names.
+
+    Raises:
+      ValueError: if a name has no rule, or one mesh axis would split two axes.
+    """
+    rules = dict(self.rules)
+    for name in axes:
+      if name not in rules:
+        raise ValueError(f"axis is {name!r}, expected one of {sorted(rules)}")
+    used = collections.Counter(axis for name in axes for axis in rules[name])
+    if any(count > 1 for count in used.values()):
+      raise ValueError(
+        f"rules split the axes {tuple(axes)} over {dict(used)}, expected each "
+        "mesh axis at most once in one array"
+      )
+    return PartitionSpec(*(rules[name] or None for name in axes))
+
+  def shardings(self, axes: PyTree, shapes: PyTree) -> PyTree:
+    """Shardings of a tree of parameters.
+
+    Args:
+      axes: a `PartitionSpec` of logical names for each parameter.
+      shapes: the parameters, or anything of their `shape`s.
+
+    Raises:
+      ValueError: if an axis does not divide evenly over its mesh axes.
+    """
+
+    def sharding(path, names, array):
+      spec = self.spec(tuple(names))
+      for name, size in zip(names, array.shape, strict=True):
+        over = dict(self.rules)[name]
+        shards = math.prod(self.mesh.shape[axis] for axis in over)
+        if size % shards:
+          raise ValueError(
+            f"{jax.tree_util.keystr(path)} has {name!r} of size {size}, "
+            f"expected a multiple of {shards}, the devices along {over}"
+          )
+      return NamedSharding(self.mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(
+      sharding, axes, shapes, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+
+  def constrain(self, x: jax.Array, *axes: str) -> jax.Array:
+    """The same array, held as the rules say for axes of these names."""
+    sharding = NamedSharding(self.mesh, self.spec(axes))
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def constrain(layout: Layout | None, x: jax.Array, *axes: str) -> jax.Array:
+  """`layout.constrain`, or the array as it is if there is no layout."""
+  return x if layout is None else layout.constrain(x, *axes)

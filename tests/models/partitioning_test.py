@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
 from pav_jax.models import partitioning
 
@@ -73,3 +73,48 @@ def test_batch_size_must_divide_evenly_over_the_shards():
   for size in (0, -4, 2, 6):
     with pytest.raises(ValueError, match=f"batch_size is {size}, .* of 4,"):
       partitioning.check_batch_size(mesh, size)
+
+
+def test_rules_say_where_named_axes_lie():
+  layout = partitioning.Layout(partitioning.make_mesh(2, 2, 2))
+  spec = layout.spec(("batch", "length", "mlp"))
+  assert spec == PartitionSpec(("data", "fsdp"), None, ("tensor",))
+  # 16 rows over 2 × 2 devices, 6 features over 2.
+  x = jax.jit(
+    lambda: layout.constrain(jnp.ones((16, 3, 6)), *("batch", "length", "mlp"))
+  )()
+  assert {s.data.shape for s in x.addressable_shards} == {(4, 3, 3)}
+  assert partitioning.constrain(None, x, "no", "such", "axis") is x
+
+
+def test_a_layout_is_static():
+  mesh = partitioning.make_mesh(2, 2, 2)
+  layout = partitioning.Layout(mesh)
+  assert hash(layout) == hash(partitioning.Layout(mesh))
+  assert layout != partitioning.Layout(mesh, (("batch", ("data",)),))
+
+
+def test_shardings_of_a_tree():
+  layout = partitioning.Layout(partitioning.make_mesh(2, 2, 2))
+  axes = {"a": PartitionSpec("embed", "mlp"), "b": [PartitionSpec()]}
+  shapes = {"a": jax.ShapeDtypeStruct((4, 6), "float32"), "b": [jnp.ones(())]}
+  shardings = layout.shardings(axes, shapes)
+  assert shardings["a"].shard_shape((4, 6)) == (2, 3)
+  assert shardings["b"][0].is_fully_replicated
+  shapes["a"] = jnp.ones((4, 7))
+  with pytest.raises(
+    ValueError, match=r"\['a'\] has 'mlp' of size 7, expected a multiple of 2,"
+  ):
+    layout.shardings(axes, shapes)
+
+
+def test_rules_that_do_not_fit_are_refused():
+  mesh = partitioning.make_mesh()
+  with pytest.raises(ValueError, match=r"'mlp' is \('model',\), expected axes"):
+    partitioning.Layout(mesh, (("mlp", ("model",)),))
+  layout = partitioning.Layout(mesh)
+  with pytest.raises(ValueError, match="axis is 'width', expected one of"):
+    layout.spec(("batch", "width"))
+  # Both are split over fsdp, which one array cannot be twice.
+  with pytest.raises(ValueError, match=r"'fsdp': 2.*, expected .* once"):
+    layout.spec(("batch", "embed"))

@@ -1,0 +1,140 @@
+"""Grouped-query attention with rotary positions and soft-capped logits.
+
+B rows, T queries, S keys, N heads of queries, K of keys and values, H per head.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pav_jax.models.partitioning import Layout, constrain
+from pav_jax.models.transformer_config import TransformerConfig
+
+
+def visible(
+  query_positions: Int[Array, "B T"],
+  key_positions: Int[Array, "B S"],
+  query_segments: Int[Array, "B T"],
+  key_segments: Int[Array, "B S"],
+  window: int | None = None,
+) -> Bool[Array, "B T S"]:
+  """Which keys each query sees: those of its segment that are not later.
+
+  Args:
+    query_positions: of the queries.
+    key_positions: of the keys.
+    query_segments: of the queries.
+    key_segments: of the keys.
+    window: see only the last `window` positions, the query's own included; None
+      for all.
+  """
+  distance = query_positions[:, :, None] - key_positions[:, None, :]
+  mask = (distance >= 0) & (query_segments[:, :, None] == key_segments[:, None])
+  return mask if window is None else mask & (distance < window)
+
+
+def rotate(
+  x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float
+) -> Float[Array, "B T N H"]:
+  """Turns features i and i + H/2 by an angle of `position · theta^(-2i/H)`.
+
+  Computed in float32, so a product of two rotated vectors depends on the
+  difference of their positions alone, to rounding.
+  """
+  half = x.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  ).astype(x.dtype)
+
+
+def attend(
+  query: Float[Array, "B T N H"],
+  key: Float[Array, "B S K H"],
+  value: Float[Array, "B S K H"],
+  mask: Bool[Array, "B T S"],
+  *,
+  scale: float,
+  softcap: float,
+) -> Float[Array, "B T N H"]:
+  """Means of values, weighted by a softmax of capped products with keys.
+
+  Args:
+    query: rotated; head n uses key and value head `n // (N / K)`.
+    key: rotated.
+    value: not rotated.
+    mask: True where a query sees a key; at least one for each query.
+    scale: products are multiplied by it.
+    softcap: products x become `softcap · tanh(x / softcap)`.
+  """
+  batch, length, num_heads, head_dim = query.shape
+  groups = num_heads // key.shape[2]
+  query = query.reshape(batch, length, -1, groups, head_dim)
+  logits = jnp.einsum(
+    "btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32
+  )
+  logits = softcap * jnp.tanh(logits * (scale / softcap))
+  lowest = jnp.finfo(jnp.float32).min
+  logits = jnp.where(mask[:, None, None], logits, lowest)
+  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+  out = jnp.einsum("bkgts,bskh->btkgh", weights, value)
+  return out.reshape(batch, length, num_heads, head_dim)
+
+
+def kernel_init(inputs: int, *axes: str):
+  """Normal with variance 1 / inputs, and the logical names of the axes."""
+  return nn.with_logical_partitioning(
+    nn.initializers.normal(inputs**-0.5), axes
+  )
+
+
+class Attention(nn.Module):
+  """Attention of a layer; its parameters and projections."""
+
+  config: TransformerConfig
+  layout: Layout | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Bool[Array, "B T T"],
+  ) -> Float[Array, "B T D"]:
+    """What each token gathers from the tokens that `mask` lets it see."""
+    config = self.config
+
+    def project(name: str, heads: int, axis: str) -> jax.Array:
+      kernel = self.param(
+        name,
+        kernel_init(config.width, "embed", axis, "head_dim"),
+        (config.width, heads, config.head_dim),
+        jnp.dtype(config.param_dtype),
+      ).astype(x.dtype)
+      y = jnp.einsum("btd,dnh->btnh", x, kernel)
+      return constrain(self.layout, y, "batch", "length", axis, "head_dim")
+
+    query = project("query", config.num_heads, "heads")
+    key = project("key", config.num_kv_heads, "kv_heads")
+    value = project("value", config.num_kv_heads, "kv_heads")
+    gathered = attend(
+      rotate(query, positions, config.rope_theta),
+      rotate(key, positions, config.rope_theta),
+      value,
+      mask,
+      scale=config.query_pre_attn_scalar**-0.5,
+      softcap=config.attn_softcap,
+    )
+    out = self.param(
+      "out",
+      kernel_init(
+        config.num_heads * config.head_dim, "heads", "head_dim", "embed"
+      ),
+      (config.num_heads, config.head_dim, config.width),
+      jnp.dtype(config.param_dtype),
+    ).astype(x.dtype)
+    return jnp.einsum("btnh,nhd->btd", gathered, out)
