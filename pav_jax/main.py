@@ -21,9 +21,17 @@ from pav_jax.reporting import progress
 
 @gin.register
 def run(
-  workdir: str, name: str, *, experiment: Callable[[str, str], object]
+  workdir: str,
+  name: str,
+  *,
+  experiment: Callable[[str, str], object] | None = None,
 ) -> None:
   """Calls the experiment that gin bound, with its work directory and name."""
+  if experiment is None:
+    raise ValueError(
+      "no experiment, expected a gin file that binds run.experiment, as "
+      "gin/runs/compare.gin does"
+    )
   experiment(workdir, name)
 
 
@@ -163,6 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       raise
     print(f"error: {explain(str(error))}", file=sys.stderr)
     return 1 if isinstance(error, FloatingPointError) else 2
+  except RuntimeError as error:
+    if flags.debug or not str(error).startswith("Required bindings"):
+      raise
+    print(f"error: {explain(str(error))}", file=sys.stderr)
+    return 2
   return 0
 
 

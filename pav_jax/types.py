@@ -101,3 +101,13 @@ def float_dtype(*xs: ArrayLike) -> DTypeLike:
   """The dtype of a result computed from `xs`: theirs, float32 if integers."""
   dtype = jnp.result_type(*xs)
   return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32
+
+
+def check_positive(**numbers: typing.Any) -> None:
+  """Raises ValueError for a number that is not positive and finite.
+
+  What is no Python number, as leaves of a pytree may be, is passed over.
+  """
+  for name, number in numbers.items():
+    if isinstance(number, int | float) and not 0 < number < float("inf"):
+      raise ValueError(f"{name} is {number}, expected a positive number")

@@ -168,6 +168,23 @@ def test_name_that_a_file_misspells_is_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("clean_gin")
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("", "expected a gin file that binds run.experiment"),
+    (
+      'include "gin/runs/compare.gin"\nNUM_ITERATIONS = 3',
+      "Required bindings for `compare` not provided in config: ['policy'",
+    ),
+  ],
+)
+def test_what_a_gin_file_must_bind_is_named(capsys, tmp_path, text, message):
+  file = tmp_path / "mine.gin"
+  file.write_text(text)
+  assert message in fails(capsys, tmp_path / "w", gin_file=file)
+
+
+@pytest.mark.usefixtures("clean_gin")
 def test_missing_gin_file_is_named(capsys, tmp_path):
   error = fails(capsys, tmp_path, gin_file=tmp_path / "no.gin")
   assert f"no gin file {tmp_path / 'no.gin'}" in error

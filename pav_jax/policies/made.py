@@ -43,6 +43,17 @@ def rollout_from_tokens(
   )
 
 
+def _config(
+  problem: Planted, hidden: tuple[int, ...], num_outputs: int
+) -> made.MadeConfig:
+  return made.MadeConfig(
+    length=problem.length,
+    vocab_size=problem.vocab_size,
+    num_outputs=num_outputs,
+    hidden=hidden,
+  )
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class MadePolicy:
@@ -63,12 +74,7 @@ class MadePolicy:
   @property
   def config(self) -> made.MadeConfig:
     """The network's shape."""
-    return made.MadeConfig(
-      length=self.problem.length,
-      vocab_size=self.problem.vocab_size,
-      num_outputs=self.problem.vocab_size,
-      hidden=self.hidden,
-    )
+    return _config(self.problem, self.hidden, self.problem.vocab_size)
 
   def init(self, key: jax.Array) -> dict:
     """Random parameters."""
@@ -204,12 +210,7 @@ class MadeValue:
   @property
   def config(self) -> made.MadeConfig:
     """The network's shape."""
-    return made.MadeConfig(
-      length=self.problem.length,
-      vocab_size=self.problem.vocab_size,
-      num_outputs=1,
-      hidden=self.hidden,
-    )
+    return _config(self.problem, self.hidden, num_outputs=1)
 
   def init(self, key: jax.Array) -> dict:
     """Random parameters."""

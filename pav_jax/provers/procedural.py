@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax import randomness
+from pav_jax import randomness, types
 from pav_jax.policies.made import rollout_from_tokens
 from pav_jax.problems.planted import Planted
 from pav_jax.types import Leaf, Rollout
@@ -44,12 +44,7 @@ class Procedural:
   strength: Leaf = 10.0
 
   def __post_init__(self):
-    if isinstance(self.strength, int | float) and not (
-      0 < self.strength < float("inf")
-    ):
-      raise ValueError(
-        f"prover strength γ is {self.strength}, expected a positive number"
-      )
+    types.check_positive(**{"prover strength γ": self.strength})
 
   def logits(self) -> Float[Array, "S V"]:
     """Log-weights of the next token in each of the automaton's states."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax import losses, steps
+from pav_jax import losses, steps, types
 from pav_jax.types import Leaf, Rollout
 
 
@@ -89,12 +89,7 @@ class LearnedBaseline:
   learning_rate: Leaf = 1e-3
 
   def __post_init__(self):
-    if isinstance(self.learning_rate, int | float) and not (
-      0 < self.learning_rate < float("inf")
-    ):
-      raise ValueError(
-        f"learning_rate is {self.learning_rate}, expected a positive number"
-      )
+    types.check_positive(learning_rate=self.learning_rate)
 
   def init(self, key: jax.Array) -> PyTree:
     """Parameters of the value function and Adam's state."""

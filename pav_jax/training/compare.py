@@ -264,6 +264,8 @@ def _train_group(
       )
     progress.say(f"continuing after iteration {done} of {num_iterations}")
   log.resume(names, done)
+  if done == num_iterations:
+    return state, seconds_before
   start = time.monotonic()
   saved = done
   train_chunk = rl.make_train_chunk(

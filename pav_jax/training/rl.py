@@ -116,10 +116,14 @@ def stack_arms(arms: Sequence[Arm]) -> Algorithm:
   Raises:
     ValueError: if they differ in more than numbers (see `group_arms`).
   """
-  (algorithms,) = group_arms(arms).values() or ([],)
+  if len(group_arms(arms)) > 1:
+    raise ValueError(
+      f"arms {[arm.name for arm in arms]} differ in structure, expected arms "
+      "of one group"
+    )
   return jax.tree.map(
     lambda *leaves: jnp.stack([jnp.asarray(x, jnp.float32) for x in leaves]),
-    *(arm.algorithm for arm in algorithms),
+    *(arm.algorithm for arm in arms),
   )
 
 

@@ -7,7 +7,6 @@ would need another compilation is its structure.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import gin
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax import losses, steps
+from pav_jax import losses, steps, types
 from pav_jax.natural_gradient import natural_gradient
 from pav_jax.types import Leaf, Rollout
 
@@ -55,12 +54,6 @@ def step_within_kl(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _positive(**numbers: Any) -> None:
-  for name, number in numbers.items():
-    if isinstance(number, int | float) and not 0 < number < float("inf"):
-      raise ValueError(f"{name} is {number}, expected a positive number")
-
-
 @gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
@@ -84,7 +77,7 @@ class Gradient:
       raise ValueError(
         f"optimizer is {self.optimizer!r}, expected 'sgd' or 'adam'"
       )
-    _positive(learning_rate=self.learning_rate)
+    types.check_positive(learning_rate=self.learning_rate)
 
   def _transformation(self) -> optax.GradientTransformation:
     return {"sgd": optax.sgd, "adam": optax.adam}[self.optimizer](
@@ -153,7 +146,7 @@ class NaturalGradient:
   num_cg_steps: int = 10
 
   def __post_init__(self):
-    _positive(
+    types.check_positive(
       step_size=self.step_size,
       damping=self.damping,
       max_kl=self.max_kl,

@@ -236,6 +236,8 @@ def test_arms_are_grouped_by_what_must_be_compiled():
     ["b", "d"],
     ["e"],
   ]
+  with pytest.raises(ValueError, match="differ in structure"):
+    rl.stack_arms(arms)
   with pytest.raises(ValueError, match="expected one or more, all unlike"):
     rl.group_arms([arm("a"), arm("a")])
   with pytest.raises(ValueError, match="expected one or more"):
