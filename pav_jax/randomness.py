@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 
 def token_uniforms(
@@ -31,17 +31,40 @@ def token_uniforms(
   Returns:
     float32[..., T]; entry t depends on the row's address and t alone.
   """
+  keys = row_keys(key, address)
+  return uniforms_at(keys[..., None], jnp.arange(num_tokens))
+
+
+def row_keys(
+  key: jax.Array, address: Sequence[Int[Array, "*B"]]
+) -> Key[Array, "*B"]:
+  """A key for each row, which its address alone decides.
+
+  Args:
+    key: the run's key.
+    address: as in `token_uniforms`.
+  """
   address = jnp.broadcast_arrays(*address)
+  fold = jax.vmap(
+    lambda *parts: functools.reduce(jax.random.fold_in, parts, key)
+  )
+  return fold(*(part.reshape(-1) for part in address)).reshape(address[0].shape)
 
-  def row(*parts):
-    row_key = functools.reduce(jax.random.fold_in, parts, key)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      row_key, jnp.arange(num_tokens)
-    )
-    return jax.vmap(jax.random.uniform)(keys)
 
-  rows = jax.vmap(row)(*(part.reshape(-1) for part in address))
-  return rows.reshape(*address[0].shape, num_tokens)
+def uniforms_at(
+  keys: Key[Array, "..."], positions: Int[Array, "..."]
+) -> Float[Array, "..."]:
+  """One uniform number in [0, 1) for a position of each row.
+
+  Args:
+    keys: from `row_keys`.
+    positions: of tokens in their rows; broadcasts with `keys`.
+  """
+  shape = jnp.broadcast_shapes(keys.shape, positions.shape)
+  keys = jnp.broadcast_to(keys, shape).reshape(-1)
+  positions = jnp.broadcast_to(positions, shape).reshape(-1)
+  keys = jax.vmap(jax.random.fold_in)(keys, positions)
+  return jax.vmap(jax.random.uniform)(keys).reshape(shape)
 
 
 def categorical_from_uniform(

@@ -3,6 +3,9 @@
 B rows, T queries, S keys, N heads of queries, K of keys and values, H per head.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,6 +88,82 @@ def attend(
   return out.reshape(batch, length, num_heads, head_dim)
 
 
+def attend_shared(
+  query: Float[Array, "G R N H"],
+  shared: tuple[Float[Array, "G K S H"], Float[Array, "G K S H"]],
+  own: tuple[Float[Array, "G R K U H"], Float[Array, "G R K U H"]],
+  shared_mask: Bool[Array, "G R S"],
+  own_mask: Bool[Array, "U"],
+  *,
+  scale: float,
+  softcap: float,
+) -> Float[Array, "G R N H"]:
+  """`attend` for one query per row, to keys of its group and keys of its own.
+
+  G groups of R rows: the S keys of a group are read by all its rows, as one
+  product, and exist once. One softmax runs over both parts.
+
+  Args:
+    query: rotated.
+    shared: keys, rotated, and values of the group.
+    own: keys, rotated, and values of the row.
+    shared_mask: True where a row sees a key of its group.
+    own_mask: True for keys of their own that all rows see; one at least.
+    scale: products are multiplied by it.
+    softcap: products x become `softcap · tanh(x / softcap)`.
+  """
+  query = query.reshape(*query.shape[:2], own[0].shape[2], -1, query.shape[-1])
+
+  def capped(equation: str, key: jax.Array, mask: jax.Array) -> jax.Array:
+    logits = jnp.einsum(
+      equation, query, key, preferred_element_type=jnp.float32
+    )
+    logits = softcap * jnp.tanh(logits * (scale / softcap))
+    return jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+
+  to_shared = capped(
+    "grkqh,gksh->gkrqs", shared[0], shared_mask[:, None, :, None]
+  )
+  to_own = capped("grkqh,grkuh->grkqu", own[0], own_mask)
+  highest = jnp.maximum(
+    jnp.max(to_shared, axis=-1).swapaxes(1, 2), jnp.max(to_own, axis=-1)
+  )[..., None]
+  to_shared = jnp.exp(to_shared - highest.swapaxes(1, 2))
+  to_own = jnp.exp(to_own - highest)
+  total = (
+    jnp.sum(to_shared, axis=-1, keepdims=True).swapaxes(1, 2)
+    + jnp.sum(to_own, axis=-1, keepdims=True)
+  )  # fmt: skip
+  dtype = shared[1].dtype
+  to_shared = (to_shared / total.swapaxes(1, 2)).astype(dtype)
+  to_own = (to_own / total).astype(dtype)
+  out = jnp.einsum("gkrqs,gksh->grkqh", to_shared, shared[1])
+  out = out + jnp.einsum("grkqu,grkuh->grkqh", to_own, own[1])
+  return out.reshape(*out.shape[:2], -1, out.shape[-1])
+
+
+# What a layer does with its queries, keys (both rotated) and values: the values
+# that each query gathers, and whatever the caller wants to keep of them.
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+def mix_masked(config: TransformerConfig, mask: Bool[Array, "B T S"]) -> Mix:
+  """Attention where `mask` allows it; keeps keys and values."""
+
+  def mix(query, key, value):
+    gathered = attend(
+      query,
+      key,
+      value,
+      mask,
+      scale=config.query_pre_attn_scalar**-0.5,
+      softcap=config.attn_softcap,
+    )
+    return gathered, (key, value)
+
+  return mix
+
+
 def kernel_init(inputs: int, *axes: str):
   """Normal with variance 1 / inputs, and the logical names of the axes."""
   return nn.with_logical_partitioning(
@@ -103,9 +182,9 @@ class Attention(nn.Module):
     self,
     x: Float[Array, "B T D"],
     positions: Int[Array, "B T"],
-    mask: Bool[Array, "B T T"],
-  ) -> Float[Array, "B T D"]:
-    """What each token gathers from the tokens that `mask` lets it see."""
+    mix: Mix,
+  ) -> tuple[Float[Array, "B T D"], Any]:
+    """What each token gathers through `mix`, and what that keeps."""
     config = self.config
 
     def project(name: str, heads: int, axis: str) -> jax.Array:
@@ -121,13 +200,10 @@ class Attention(nn.Module):
     query = project("query", config.num_heads, "heads")
     key = project("key", config.num_kv_heads, "kv_heads")
     value = project("value", config.num_kv_heads, "kv_heads")
-    gathered = attend(
+    gathered, kept = mix(
       rotate(query, positions, config.rope_theta),
       rotate(key, positions, config.rope_theta),
       value,
-      mask,
-      scale=config.query_pre_attn_scalar**-0.5,
-      softcap=config.attn_softcap,
     )
     out = self.param(
       "out",
@@ -137,4 +213,4 @@ class Attention(nn.Module):
       (config.num_heads, config.head_dim, config.width),
       jnp.dtype(config.param_dtype),
     ).astype(x.dtype)
-    return jnp.einsum("btnh,nhd->btd", gathered, out)
+    return jnp.einsum("btnh,nhd->btd", gathered, out), kept

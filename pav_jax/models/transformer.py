@@ -7,13 +7,20 @@ those of layers stacked along a leading axis of pairs.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pav_jax.models.attention import Attention, kernel_init, visible
+from pav_jax.models.attention import (
+  Attention,
+  Mix,
+  kernel_init,
+  mix_masked,
+  visible,
+)
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
@@ -72,19 +79,19 @@ class Layer(nn.Module):
     self,
     x: Float[Array, "B T D"],
     positions: Int[Array, "B T"],
-    mask: Bool[Array, "B T T"],
-  ) -> Float[Array, "B T D"]:
-    """The residual stream after this layer."""
+    mix: Mix,
+  ) -> tuple[Float[Array, "B T D"], Any]:
+    """The residual stream after this layer, and what `mix` keeps."""
     config, layout = self.config, self.layout
     norm = functools.partial(RMSNorm, config)
     hold = functools.partial(constrain, layout)
     y = norm(name="pre_attention_norm")(x)
-    y = Attention(config, layout, name="attention")(y, positions, mask)
+    y, kept = Attention(config, layout, name="attention")(y, positions, mix)
     x = x + norm(name="post_attention_norm")(y)
     x = hold(x, "batch", "length", "residual")
     y = MLP(config, layout, name="mlp")(norm(name="pre_mlp_norm")(x))
     x = x + norm(name="post_mlp_norm")(y)
-    return hold(x, "batch", "length", "residual")
+    return hold(x, "batch", "length", "residual"), kept
 
 
 class Pair(nn.Module):
@@ -102,10 +109,9 @@ class Pair(nn.Module):
     global_mask: Bool[Array, "B T T"],
   ) -> tuple[Float[Array, "B T D"], None]:
     """The residual stream after the pair."""
-    x = Layer(self.config, self.layout, name="local")(x, positions, local_mask)
-    x = Layer(self.config, self.layout, name="global")(
-      x, positions, global_mask
-    )
+    for name, mask in (("local", local_mask), ("global", global_mask)):
+      layer = Layer(self.config, self.layout, name=name)
+      x, _ = layer(x, positions, mix_masked(self.config, mask))
     return x, None
 
 
@@ -141,6 +147,11 @@ class Transformer(nn.Module):
     )(config, self.layout)
     self.final_norm = RMSNorm(config)
 
+  def embed(self, tokens: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+    """The residual stream before the first layer."""
+    x = self.embedding[tokens].astype(self.config.dtype)
+    return x * jnp.asarray(self.config.width**0.5, x.dtype)
+
   def hidden_states(
     self,
     tokens: Int[Array, "B T"],
@@ -149,9 +160,9 @@ class Transformer(nn.Module):
   ) -> Float[Array, "B T D"]:
     """See the function below."""
     config = self.config
-    x = self.embedding[tokens].astype(config.dtype)
-    x = x * jnp.asarray(config.width**0.5, x.dtype)
-    x = constrain(self.layout, x, "batch", "length", "residual")
+    x = constrain(
+      self.layout, self.embed(tokens), "batch", "length", "residual"
+    )
     sees = functools.partial(visible, positions, positions, segments, segments)
     x, _ = self.layers(x, positions, sees(config.sliding_window), sees())
     return self.final_norm(x)
