@@ -115,15 +115,15 @@ def compare(
   start = time.monotonic()
   initial_params = rl.initial_params(policy, keys, init_params)
   log = MetricsLog(workdir)
+  config = {
+    "policy": repr(policy),
+    "problem": repr(problem),
+    "init_params": repr(init_params),
+    "batch_size": str(batch_size),
+    "seeds": f"{seed} … {seed + num_seeds - 1}",
+  }
   seconds, params = 0.0, {}
   for number, group in enumerate(groups.values()):
-    config = {
-      "policy": repr(policy),
-      "problem": repr(problem),
-      "init_params": repr(init_params),
-      "batch_size": str(batch_size),
-      "seeds": f"{seed} … {seed + num_seeds - 1}",
-    }
     checkpoints = Checkpoints(
       workdir / "checkpoints" / f"group_{number}",
       config=config | {f"arm {arm.name}": repr(arm) for arm in group},

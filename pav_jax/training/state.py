@@ -119,14 +119,13 @@ class Checkpoints:
         continue
       self._check_config(saved_config, iteration)
       try:
-        state = _from_dict(
-          self._manager.restore(
-            iteration,
-            args=ocp.args.Composite(
-              state=ocp.args.StandardRestore(_to_dict(like))
-            ),
-          ).state
+        restored = self._manager.restore(
+          iteration,
+          args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(_to_dict(like))
+          ),
         )
+        state = TrainState(**restored.state)
         if sha256(state) != digest:
           raise ValueError("its arrays do not match the digest saved with them")
       except Exception as error:
@@ -183,10 +182,6 @@ def _to_dict(state: TrainState) -> dict[str, Any]:
     field.name: getattr(state, field.name)
     for field in dataclasses.fields(state)
   }
-
-
-def _from_dict(tree: dict[str, Any]) -> TrainState:
-  return TrainState(**tree)
 
 
 def _excerpt(text: str, other: str, context: int = 40) -> str:

@@ -32,11 +32,6 @@ def restore(directory, **config):
     checkpoints.close()
 
 
-def largest_file(directory):
-  files = [path for path in directory.rglob("*") if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)
-
-
 def test_round_trip_is_exact(directory):
   with warnings.catch_warnings():
     warnings.simplefilter("error", UserWarning)
