@@ -8,6 +8,15 @@ TEST = [
   "scipy",
 ]
 
+# seqio needs editdistance and tensorflow-text, which have no wheels elsewhere.
+SEQIO = "python_version < '3.13' and sys_platform == 'linux'"
+DATA = [
+  "sentencepiece",
+  f"seqio; {SEQIO}",
+  f"tensorflow; {SEQIO}",
+  f"tensorflow-datasets; {SEQIO}",
+]
+
 setup(
   name="pav_jax",
   version="0.1.0",
@@ -15,6 +24,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["pav_jax", "pav_jax.*"]),
+  package_data={"pav_jax.reporting": ["inspect.html"]},
   install_requires=[
     "absl-py",
     "flax",
@@ -30,9 +40,10 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "data": ["seqio", "tensorflow", "tensorflow-datasets"],
+    "bench": ["torch", "transformers"],
+    "data": DATA,
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST,
+    "all": TEST + DATA,
   },
 )

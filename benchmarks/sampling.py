@@ -1,5 +1,6 @@
 """How fast a language model samples, and what sharing of prefixes is worth.
 
+  pip install -e '.[bench]'  # for the peer
   .venv/bin/python benchmarks/sampling.py
 
 On a random model of 4.9M parameters with 512 tokens, in float32:
@@ -7,50 +8,43 @@ On a random model of 4.9M parameters with 512 tokens, in float32:
 (a) 64 samples of up to 64 tokens for each of 16 problems of 64 tokens;
 (b) 16 completions of up to 64 tokens for each of the 9 prefixes of 8 seeds, of
     64 tokens of problem and 8 steps of 12 tokens; and the same with a prefix
-    for each row alone, without sharing.
+    for each row alone, without sharing, for a quarter of the rows.
 
-Prints generated tokens per second, the share of decode slots that gave them,
-and the speed of a matrix product of the MLP's shape, which bounds them.
+Prints generated tokens per second and the share of decode slots that gave them;
+for Hugging Face `transformers` on the same weights, where it is installed, each
+at the best of some batch sizes; and which part of the speed of matrix products
+of the MLP's shape that is. The peer gets batches of prompts of equal lengths.
 """
 
 import argparse
 import dataclasses
+import os
+import tempfile
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pav_jax.models import hf
 from pav_jax.models.transformer_config import preset
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.types import Rollout
 
 PROMPT, NEW, STEPS, STEP = 64, 64, 8, 12
+END, DELIMITER = 1, 2
 
 
 def seconds_of(fn, *, repeats):
-  """Median seconds of a call after one that compiles, and what it returns."""
+  """Least seconds of a call after one that compiles, and what it returns."""
   out = jax.block_until_ready(fn())
   times = []
   for _ in range(repeats):
     start = time.perf_counter()
     jax.block_until_ready(fn())
     times.append(time.perf_counter() - start)
-  return float(np.median(times)), out
-
-
-def report(name, seconds, rows, num_given):
-  """Prints a line, and returns tokens per second."""
-  new = int(jnp.sum(rows.prefix_len[:, -1] - num_given))
-  useful = float(useful_slots(rows, num_given))
-  rate = new / seconds
-  print(
-    f"{name}: {rate:,.0f} tokens/s ({new:,} tokens in {seconds:.2f} s, "
-    f"{100 * useful:.0f} % of decode slots useful)",
-    flush=True,
-  )
-  return rate
+  return min(times), out
 
 
 def product_rate(rows, config, repeats):
@@ -58,8 +52,106 @@ def product_rate(rows, config, repeats):
   x = jnp.ones((rows, config.width))
   w = jnp.ones((config.width, config.mlp_width))
   product = jax.jit(lambda x, w: x @ w)
-  seconds, _ = seconds_of(lambda: product(x, w), repeats=10 * repeats)
+  seconds, _ = seconds_of(lambda: product(x, w), repeats=20 * repeats)
   return 2 * rows * config.width * config.mlp_width / seconds
+
+
+def work_per_token(config, num_seen):
+  """Operations of products for a token that sees so many others."""
+  head = config.num_heads * config.head_dim
+  kv = config.num_kv_heads * config.head_dim
+  layer = 2 * config.width * (head + kv) + 3 * config.width * config.mlp_width
+  layer += 2 * head * num_seen
+  return 2 * (config.num_layers * layer + config.width * config.vocab_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Prints rates, also as parts of the speed of matrix products."""
+
+  config: object
+  peak: float
+
+  def __call__(self, name, num_tokens, seconds, num_seen, note):
+    """Prints a line, and returns tokens per second."""
+    rate = num_tokens / seconds
+    part = rate * work_per_token(self.config, num_seen) / self.peak
+    print(
+      f"{name}: {rate:,.0f} tokens/s, {100 * part:.0f} % of matrix products' "
+      f"speed ({num_tokens:,} tokens in {seconds:.2f} s; {note})",
+      flush=True,
+    )
+    return rate
+
+  def rows(self, name, seconds, rows, num_given, each, num_slots):
+    """The same for rows that pav_jax sampled."""
+    num_given = np.broadcast_to(num_given, rows.prefix_len.shape[:1])
+    new = np.asarray(rows.prefix_len[:, -1]) - num_given
+    useful = useful_slots(rows, num_given, each, num_slots=num_slots)
+    seen = float(np.mean(num_given + new / 2))
+    note = f"{100 * useful:.0f} % of decode slots useful"
+    note = f"{num_slots} slots, {note}"
+    return self(name, int(new.sum()), seconds, seen, note)
+
+
+class Peer:
+  """`transformers`' `generate` on the weights of a policy."""
+
+  def __init__(self, config, params):
+    import torch
+    import transformers
+
+    self.torch = torch
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as path:
+      hf.save(path, config, jax.device_get(params))
+      self.model = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager"
+      ).eval()
+
+  def generate(self, prompts):
+    """The number of tokens that follow, and the seconds that they took."""
+    torch = self.torch
+    longest = max(map(len, prompts))
+    tokens = np.zeros((len(prompts), longest), np.int64)
+    mask = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+      tokens[row, longest - len(prompt) :] = prompt
+      mask[row, longest - len(prompt) :] = 1
+    start = time.perf_counter()
+    with torch.inference_mode():
+      out = self.model.generate(
+        torch.as_tensor(tokens),
+        attention_mask=torch.as_tensor(mask),
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        temperature=1.0,
+        max_new_tokens=NEW,
+        eos_token_id=END,
+        pad_token_id=0,
+      )
+    seconds = time.perf_counter() - start
+    new = out[:, longest:].numpy()
+    ended = np.cumsum(new == END, axis=1) - (new == END) > 0
+    return int((~ended).sum()), seconds
+
+  def best(self, prompts, batch_sizes):
+    """Tokens, seconds and batch size of the fastest of some.
+
+    Batches are of prompts of like lengths; three of each size are measured, of
+    short, middle and long prompts.
+    """
+    self.generate(prompts[: min(batch_sizes)])
+    results = []
+    for size in batch_sizes:
+      at = np.linspace(0, len(prompts) - size, 3).astype(int)
+      if len(prompts[0]) == len(prompts[-1]):
+        at = at[:1]
+      runs = [self.generate(prompts[i : i + size]) for i in at]
+      results.append((*np.sum(runs, axis=0), size))
+    num, seconds, size = max(results, key=lambda x: x[0] / x[1])
+    return int(num), seconds, size
 
 
 def main():
@@ -69,15 +161,17 @@ def main():
   parser.add_argument("--samples", type=int, default=64)
   parser.add_argument("--seeds", type=int, default=8)
   parser.add_argument("--completions", type=int, default=16)
-  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--repeats", type=int, default=2)
+  parser.add_argument("--slots", type=int, nargs="+", default=[128, 192, 256])
+  parser.add_argument("--skip", default="", help="parts to leave out: u, p")
   args = parser.parse_args()
 
   config = preset(args.preset)
   size = config.vocab_size
   policy = LanguageModel(
     config=config,
-    end_token=1,
-    is_delimiter=[token == 2 for token in range(size)],
+    end_token=END,
+    is_delimiter=[token == DELIMITER for token in range(size)],
     max_new_tokens=NEW,
     max_steps=STEPS,
   )
@@ -88,19 +182,45 @@ def main():
   def tokens(*shape):
     return rng.integers(3, size, size=shape).astype(np.int32)
 
-  peak = product_rate(args.problems * args.samples, config, args.repeats)
+  peak = product_rate(1024, config, args.repeats)
   print(f"matrix products: {peak / 1e9:.0f} GFLOP/s")
+  report = Report(config, peak)
+  try:
+    peer = None if "p" in args.skip else Peer(config, params)
+  except ImportError as error:
+    peer = None
+    print(f"no peer: {error}; pip install -e '.[bench]' for the comparison")
+
+  def compare(name, prompts, num_seen, rate):
+    if peer is None:
+      return
+    num, seconds, size = peer.best(prompts, (64, 128, 256))
+    note = f"best batch of 64 … 256: {size}"
+    other = report(f"{name} transformers", num, seconds, num_seen, note)
+    print(f"{name} pav_jax is {rate / other:.1f} times as fast", flush=True)
 
   prompts = tokens(args.problems, PROMPT)
   lengths = np.full(args.problems, PROMPT, np.int32)
   ids = np.arange(args.problems, dtype=np.int32)
-  seconds, rows = seconds_of(
-    lambda: policy.sample(
+
+  def best(run):
+    """Seconds, rows and slots where `run(policy)` is fastest."""
+    results = []
+    for num_slots in args.slots:
+      sized = dataclasses.replace(policy, num_slots=num_slots)
+      timed = seconds_of(lambda sized=sized: run(sized), repeats=args.repeats)
+      results.append((*timed, num_slots))
+    return min(results, key=lambda x: x[0])
+
+  def sample(policy):
+    return policy.sample(
       params, key, prompts, lengths, ids, num_samples=args.samples
-    ),
-    repeats=args.repeats,
-  )
-  report("(a) samples", seconds, rows, PROMPT)
+    )
+
+  seconds, rows, slots = best(sample)
+  rate = report.rows("(a) samples", seconds, rows, PROMPT, args.samples, slots)
+  copies = np.repeat(prompts, args.samples, axis=0)
+  compare("(a)", list(copies), PROMPT + NEW / 2, rate)
 
   # Seeds may grow by as many tokens as are sampled after their last prefix.
   seed_len = PROMPT + STEPS * STEP
@@ -116,32 +236,39 @@ def main():
     problem_id=jnp.arange(args.seeds),
     sample_id=jnp.zeros(args.seeds, jnp.int32),
   )
-  seconds, rows = seconds_of(
-    lambda: policy.complete(
-      params,
-      key,
-      seeds,
-      num_samples=args.completions,
-      max_new_tokens=NEW,
-    ),
-    repeats=args.repeats,
-  )
-  per_prefix = jnp.tile(
-    jnp.repeat(seeds.prefix_len[0], args.completions), args.seeds
-  )
-  shared = report("(b) completions", seconds, rows, per_prefix)
 
-  policy = dataclasses.replace(policy, max_new_tokens=NEW)
-  alone = jnp.repeat(
-    seeds.tokens[:, :seed_len], args.completions * (STEPS + 1), axis=0
+  def complete(policy):
+    return policy.complete(
+      params, key, seeds, num_samples=args.completions, max_new_tokens=NEW
+    )
+
+  seconds, rows, slots = best(complete)
+  each = args.completions * (STEPS + 1)
+  prefix_len = np.repeat(seeds.prefix_len[0], args.completions)
+  per_row = np.tile(prefix_len, args.seeds)
+  shared = report.rows("(b) completions", seconds, rows, per_row, each, slots)
+  alone = np.repeat(np.asarray(seeds.tokens[:, :seed_len]), each, axis=0)
+  order = np.argsort(per_row, kind="stable")
+  compare(
+    "(b)",
+    [alone[i, : per_row[i]] for i in order],
+    float(np.mean(per_row)) + NEW / 2,
+    shared,
   )
-  ids = jnp.arange(len(alone))
-  seconds, rows = seconds_of(
-    lambda: policy.sample(params, key, alone, per_prefix, ids, num_samples=1),
-    repeats=args.repeats,
-  )
-  unshared = report("(b) without sharing", seconds, rows, per_prefix)
-  print(f"sharing is worth a factor of {shared / unshared:.1f}")
+
+  if "u" not in args.skip:
+    # A quarter of the rows, every prefix among them.
+    policy = dataclasses.replace(policy, max_new_tokens=NEW, num_slots=slots)
+    alone, per_row = alone[::4], per_row[::4]
+    ids = jnp.arange(len(alone))
+    seconds, rows = seconds_of(
+      lambda: policy.sample(params, key, alone, per_row, ids, num_samples=1),
+      repeats=1,
+    )
+    unshared = report.rows(
+      "(b) without sharing", seconds, rows, per_row, 1, slots
+    )
+    print(f"sharing is worth a factor of {shared / unshared:.1f}")
 
 
 if __name__ == "__main__":

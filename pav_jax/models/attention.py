@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
+# Sums of very many exponentials of numbers up to this are finite in float32.
+MAX_EXPONENT = 60.0
+
 
 def visible(
   query_positions: Int[Array, "B T"],
@@ -90,56 +93,83 @@ def attend(
 
 def attend_shared(
   query: Float[Array, "G R N H"],
-  shared: tuple[Float[Array, "G K S H"], Float[Array, "G K S H"]],
-  own: tuple[Float[Array, "G R K U H"], Float[Array, "G R K U H"]],
+  new: tuple[Float[Array, "G R K H"], Float[Array, "G R K H"]],
+  shared: tuple[Float[Array, "G K H S"], Float[Array, "G K S H"]],
+  own: tuple[Float[Array, "G K R H U"], Float[Array, "G K R U H"]],
   shared_mask: Bool[Array, "G R S"],
-  own_mask: Bool[Array, "U"],
+  own_mask: Bool[Array, "G R U"],
   *,
   scale: float,
   softcap: float,
 ) -> Float[Array, "G R N H"]:
-  """`attend` for one query per row, to keys of its group and keys of its own.
+  """`attend` for one query per row: to keys of its group, its own, and itself.
 
   G groups of R rows: the S keys of a group are read by all its rows, as one
-  product, and exist once. One softmax runs over both parts.
+  product, and exist once. One softmax runs over all parts.
 
   Args:
     query: rotated.
-    shared: keys, rotated, and values of the group.
-    own: keys, rotated, and values of the row.
+    new: key, rotated, and value of the query's own token, which it sees.
+    shared: keys, rotated, and values of the group. Positions of keys come last,
+      so that neighbours in memory are summed into different logits.
+    own: likewise of the row.
     shared_mask: True where a row sees a key of its group.
-    own_mask: True for keys of their own that all rows see; one at least.
+    own_mask: True where a row sees a key of its own.
     scale: products are multiplied by it.
     softcap: products x become `softcap · tanh(x / softcap)`.
   """
-  query = query.reshape(*query.shape[:2], own[0].shape[2], -1, query.shape[-1])
+  groups, rows, heads, size = query.shape
+  kv_heads = new[0].shape[2]
+  dtype = query.dtype
 
-  def capped(equation: str, key: jax.Array, mask: jax.Array) -> jax.Array:
-    logits = jnp.einsum(
-      equation, query, key, preferred_element_type=jnp.float32
-    )
+  def by_head(x):
+    """[G, R, K·Q, H] to [G, K, R, Q, H]."""
+    return x.reshape(groups, rows, kv_heads, -1, size).swapaxes(1, 2)
+
+  def weigh(logits, mask):
     logits = softcap * jnp.tanh(logits * (scale / softcap))
     return jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
 
-  to_shared = capped(
-    "grkqh,gksh->gkrqs", shared[0], shared_mask[:, None, :, None]
+  query = by_head(query)
+  new_key, new_value = map(by_head, new)
+  together = query.reshape(groups, kv_heads, -1, size)
+  to_shared = jnp.einsum(
+    "gkxh,gkhs->gkxs", together, shared[0], preferred_element_type=jnp.float32
+  ).reshape(*query.shape[:4], -1)
+  to_shared = weigh(to_shared, shared_mask[:, None, :, None])
+  # A product per row and head would be small: sums run over the cache once.
+  wide = query.astype(jnp.float32)
+  to_own = jnp.sum(
+    wide[..., None] * own[0].astype(jnp.float32)[:, :, :, None], axis=-2
   )
-  to_own = capped("grkqh,grkuh->grkqu", own[0], own_mask)
-  highest = jnp.maximum(
-    jnp.max(to_shared, axis=-1).swapaxes(1, 2), jnp.max(to_own, axis=-1)
-  )[..., None]
-  to_shared = jnp.exp(to_shared - highest.swapaxes(1, 2))
-  to_own = jnp.exp(to_own - highest)
-  total = (
-    jnp.sum(to_shared, axis=-1, keepdims=True).swapaxes(1, 2)
-    + jnp.sum(to_own, axis=-1, keepdims=True)
-  )  # fmt: skip
-  dtype = shared[1].dtype
-  to_shared = (to_shared / total.swapaxes(1, 2)).astype(dtype)
-  to_own = (to_own / total).astype(dtype)
-  out = jnp.einsum("gkrqs,gksh->grkqh", to_shared, shared[1])
-  out = out + jnp.einsum("grkqu,grkuh->grkqh", to_own, own[1])
-  return out.reshape(*out.shape[:2], -1, out.shape[-1])
+  to_own = weigh(to_own, own_mask[:, None, :, None])
+  to_new = weigh(
+    jnp.sum(wide * new_key.astype(jnp.float32), axis=-1, keepdims=True), True
+  )
+  # Capped logits cannot overflow, unless the cap is high.
+  highest = 0.0
+  if softcap > MAX_EXPONENT:
+    highest = to_new
+    for part in (to_shared, to_own):
+      highest = jnp.maximum(highest, jnp.max(part, axis=-1, keepdims=True))
+  to_shared, to_own, to_new = (
+    jnp.exp(part - highest) for part in (to_shared, to_own, to_new)
+  )
+  total = to_new
+  for part in (to_shared, to_own):
+    total = total + jnp.sum(part, axis=-1, keepdims=True)
+  out = jnp.einsum(
+    "gkxs,gksh->gkxh",
+    to_shared.reshape(*together.shape[:3], -1).astype(dtype),
+    shared[1],
+    preferred_element_type=jnp.float32,
+  ).reshape(query.shape)
+  out += jnp.sum(
+    to_own[..., None] * own[1].astype(jnp.float32)[:, :, :, None], axis=-2
+  )
+  out += to_new * new_value.astype(jnp.float32)
+  out = (out / total).astype(dtype)
+  return out.swapaxes(1, 2).reshape(groups, rows, heads, size)
 
 
 # What a layer does with its queries, keys (both rotated) and values: the values

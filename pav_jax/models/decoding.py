@@ -1,27 +1,39 @@
 """Decoding with keys and values kept: prefixes shared, suffixes each row's own.
 
-G groups of R rows. The rows of a group continue prefixes of one text, whose
-keys and values are computed once and read by all of them, each up to the length
-of its own prefix. What a row adds is its suffix; all rows add one token at a
-time, together. S tokens of a group's text, U of suffixes, V vocabulary.
+G groups of R rows. The rows of a group continue prefixes of its texts, whose
+keys and values are computed once and read by all of them, each in its own text
+and up to the length of its own prefix. What a row adds is its suffix. S tokens
+of a group's texts, U of suffixes, V vocabulary.
+
+Rows need not be equally far. The tokens that all rows add at one time lie at
+one place of the suffixes' caches, and the next ones at the next place, in a
+ring: a row that has added n tokens sees the last n places, and a row that
+begins anew sees none, whatever they hold.
 
 These are functions over the parameters of `transformer`, whose layers they use.
 """
 
-import functools
+import operator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from pav_jax.models import transformer
 from pav_jax.models.attention import attend_shared, mix_masked, visible
+from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
 # For "local" and "global" layers: keys, rotated, and values, stacked over pairs
-# of layers, with positions next to last so that products need no transposes:
-# [pairs, G, K, S, H] for a text, [pairs, G, R, K, U, H] for suffixes.
+# of layers. Of a text [pairs, G, K, H, S] and [pairs, G, K, S, H], of suffixes
+# [pairs, G, K, R, H, U] and [pairs, G, K, R, U, H].
 Cache = dict[str, tuple[jax.Array, jax.Array]]
+
+# Layers of networks with so few are unrolled, and their caches a tuple over
+# pairs: slices of stacked caches and parameters would be copied for each token.
+# Deeper networks are scanned, so that programs stay small.
+MAX_UNROLLED = 8
+Caches = Cache | tuple[Cache, ...]
 
 
 def prefill(
@@ -29,6 +41,8 @@ def prefill(
   params: dict,
   tokens: Int[Array, "G S"],
   at: Int[Array, "G Q"],
+  *,
+  layout: Layout | None = None,
 ) -> tuple[Float[Array, "G Q V"], Cache]:
   """Next-token logits after some tokens of each text, and the text's cache.
 
@@ -38,6 +52,7 @@ def prefill(
     tokens: texts from position 0 on; what comes after them changes nothing.
     at: indices of tokens, each in 0 … S - 1; their logits are those of the next
       token.
+    layout: where arrays lie; None to leave that to the compiler.
   """
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   segments = jnp.zeros_like(tokens)
@@ -46,136 +61,208 @@ def prefill(
     cache = {}
     for name, window in _windows(config):
       mask = visible(positions, positions, segments, segments, window)
-      x, kept = transformer.Layer(config).apply(
+      x, (key, value) = transformer.Layer(config, layout).apply(
         {"params": params[name]}, x, positions, mix_masked(config, mask)
       )
-      cache[name] = tuple(part.swapaxes(1, 2) for part in kept)
+      cache[name] = (
+        constrain(
+          layout,
+          key.transpose(0, 2, 3, 1),
+          *("batch", "kv_heads", "head_dim", "length"),
+        ),
+        constrain(
+          layout,
+          value.swapaxes(1, 2),
+          *("batch", "kv_heads", "length", "head_dim"),
+        ),
+      )
     return x, cache
 
-  x = _embed(config, params, tokens)
+  x = _embed(config, params, tokens, layout)
   x, cache = jax.lax.scan(pair, x, params["layers"])
   x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-  return _logits(config, params, x), cache
+  return _logits(config, params, x, layout), cache
+
+
+def join(cache: Cache, num: int) -> Cache:
+  """The cache of groups with `num` texts each, one after the other.
+
+  Args:
+    cache: of texts, from `prefill`.
+    num: every so many of them become one group.
+  """
+  if num == 1:
+    return cache
+
+  def joined(x, axis):
+    x = x.reshape(x.shape[0], -1, num, *x.shape[2:])
+    x = jnp.moveaxis(x, 2, axis - 1)
+    return x.reshape(*x.shape[: axis - 1], -1, *x.shape[axis + 1 :])
+
+  return {
+    name: (joined(key, 5), joined(value, 4))
+    for name, (key, value) in cache.items()
+  }
 
 
 def empty_suffixes(
-  config: TransformerConfig, num_groups: int, num_rows: int, length: int
-) -> Cache:
-  """Room for suffixes of up to `length` tokens in `num_rows` rows per group."""
-  zeros = jnp.zeros(
-    (
-      config.num_layers // 2,
-      num_groups,
-      num_rows,
-      config.num_kv_heads,
-      length,
-      config.head_dim,
-    ),
-    config.dtype,
+  config: TransformerConfig,
+  num_groups: int,
+  num_rows: int,
+  length: int,
+  *,
+  layout: Layout | None = None,
+) -> Caches:
+  """Rings of `length` tokens, for `num_rows` rows of each group."""
+  sizes = (num_groups, config.num_kv_heads, num_rows, config.head_dim, length)
+  axes = ("batch", "kv_heads", "length", "head_dim", "length")
+  num_pairs = config.num_layers // 2
+
+  def pair():
+    key = constrain(layout, jnp.zeros(sizes, config.dtype), *axes)
+    value = constrain(layout, jnp.zeros_like(key.swapaxes(3, 4)), *axes)
+    return {name: (key, value) for name, _ in _windows(config)}
+
+  if _is_shallow(config):
+    return tuple(pair() for _ in range(num_pairs))
+  return jax.tree.map(lambda x: jnp.repeat(x[None], num_pairs, axis=0), pair())
+
+
+def unstack(config: TransformerConfig, stacked: PyTree) -> PyTree:
+  """What is stacked over pairs of layers, as `decode` wants it.
+
+  Args:
+    config: the network's shape.
+    stacked: a cache, or `params["layers"]`.
+
+  Returns:
+    A tuple over pairs if layers are unrolled, and else `stacked`.
+  """
+  if not _is_shallow(config):
+    return stacked
+  return tuple(
+    jax.tree.map(operator.itemgetter(i), stacked)
+    for i in range(config.num_layers // 2)
   )
-  return {name: (zeros, zeros) for name, _ in _windows(config)}
 
 
 def decode(
   config: TransformerConfig,
   params: dict,
   tokens: Int[Array, "G R"],
-  index: Int[Array, ""],
+  index: Int[Array, "G R"],
+  place: Int[Array, ""],
   prefix_len: Int[Array, "G R"],
-  shared: Cache,
-  suffixes: Cache,
-) -> tuple[Float[Array, "G R V"], Cache]:
+  offset: Int[Array, "G R"],
+  shared: Caches,
+  suffixes: Caches,
+  *,
+  layout: Layout | None = None,
+) -> tuple[Float[Array, "G R V"], Caches]:
   """Adds a token to every suffix.
 
   Args:
     config: the network's shape.
-    params: from `transformer.init`.
-    tokens: the suffixes' tokens of index `index`.
-    index: in 0 … U - 1, the same for all rows. Entries of `suffixes` from here
-      on do not matter.
-    prefix_len: how many tokens of its group's text each row continues.
-    shared: from `prefill`.
+    params: from `transformer.init`, with layers from `unstack`.
+    tokens: to add.
+    index: how many tokens each suffix has before, at most U.
+    place: where in the suffixes' caches all rows put their tokens, in
+      0 … U - 1; the one after that of the last call, in a ring.
+    prefix_len: how many tokens of its text each row continues.
+    offset: where in its group's texts that of each row begins.
+    shared: from `prefill`, perhaps `join`, and `unstack`.
     suffixes: from `empty_suffixes` or the last call.
+    layout: where arrays lie; None to leave that to the compiler.
 
   Returns:
     Logits of the tokens that follow, and the suffixes with these tokens.
   """
   positions = prefix_len + index
-  length, room = (x["global"][0].shape[-2] for x in (shared, suffixes))
-  # Only the filled quarters of the suffixes are read.
-  part = max(-(-room // 4), 16)
-  lengths = [*range(part, room, part), room]
-  age = index - jnp.arange(room)
-  distance = positions[:, :, None] - jnp.arange(length)
-  sees_shared = jnp.arange(length) < prefix_len[:, :, None]
+  length, room = (jax.tree.leaves(x)[0].shape[-1] for x in (shared, suffixes))
+  key_position = jnp.arange(length) - offset[:, :, None]
+  sees_shared = (key_position >= 0) & (key_position < prefix_len[:, :, None])
+  distance = positions[:, :, None] - key_position
+  age = (place - 1 - jnp.arange(room)) % room + 1
+  sees_own = age <= index[:, :, None]
   masks = {}
   for name, window in _windows(config):
     near = (distance < window, age < window) if window else (True, True)
-    masks[name] = (sees_shared & near[0], (age >= 0) & near[1])
+    masks[name] = (sees_shared & near[0], sees_own & near[1])
 
-  def pair(carry, xs):
-    x, suffixes = carry
-    params, shared, which = xs
-    after = {}
+  def pair(x, xs):
+    params, shared, suffixes = xs
+    added = {}
     for name, _ in _windows(config):
 
       def mix(query, key, value, name=name):
-        grown = tuple(
-          jax.lax.dynamic_update_slice(
-            old, new[None, :, :, :, None], (which, 0, 0, 0, index, 0)
-          )
-          for old, new in zip(suffixes[name], (key, value), strict=True)
+        gathered = attend_shared(
+          query,
+          (key, value),
+          shared[name],
+          suffixes[name],
+          *masks[name],
+          scale=config.query_pre_attn_scalar**-0.5,
+          softcap=config.attn_softcap,
         )
+        return gathered, (key.swapaxes(1, 2), value.swapaxes(1, 2))
 
-        def attend_to(length):
-          own = tuple(
-            jax.lax.dynamic_slice(
-              x,
-              (which, 0, 0, 0, 0, 0),
-              (1, *x.shape[1:4], length, x.shape[5]),
-            )[0]
-            for x in grown
-          )
-          sees_shared, sees_own = masks[name]
-          return attend_shared(
-            query,
-            shared[name],
-            own,
-            sees_shared,
-            sees_own[:length],
-            scale=config.query_pre_attn_scalar**-0.5,
-            softcap=config.attn_softcap,
-          )
-
-        gathered = jax.lax.switch(
-          index // part, [functools.partial(attend_to, n) for n in lengths]
-        )
-        return gathered, grown
-
-      x, after[name] = transformer.Layer(config).apply(
+      x, added[name] = transformer.Layer(config, layout).apply(
         {"params": params[name]}, x, positions, mix
       )
-    return (x, after), None
+    return x, added
 
-  x = _embed(config, params, tokens)
-  pairs = jnp.arange(config.num_layers // 2)
-  (x, suffixes), _ = jax.lax.scan(
-    pair, (x, suffixes), (params["layers"], shared, pairs)
-  )
-  return _logits(config, params, x), suffixes
+  def unrolled(x, xs):
+    added = []
+    for of_pair in zip(*xs, strict=True):
+      x, new = pair(x, of_pair)
+      added.append(new)
+    return x, tuple(added)
+
+  def grow(suffixes, added):
+    """Puts keys [..., H] and values at their place in [..., H, U]."""
+    put = jax.lax.dynamic_update_slice_in_dim
+    return {
+      name: (
+        put(suffixes[name][0], key[..., None], place, axis=key.ndim),
+        put(suffixes[name][1], value[..., None, :], place, axis=value.ndim - 1),
+      )
+      for name, (key, value) in added.items()
+    }
+
+  x = _embed(config, params, tokens, layout)
+  xs = (params["layers"], shared, suffixes)
+  if _is_shallow(config):
+    # The condition always holds. It makes one operation of what reads the
+    # caches, after which they are overwritten; else XLA would copy them first.
+    nothing = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(unrolled, x, xs)
+    )
+    x, added = jax.lax.cond(place >= 0, unrolled, lambda *_: nothing, x, xs)
+    suffixes = tuple(map(grow, suffixes, added))
+  else:
+    x, added = jax.lax.scan(pair, x, xs)
+    suffixes = grow(suffixes, added)
+  return _logits(config, params, x, layout), suffixes
+
+
+def _is_shallow(config: TransformerConfig) -> bool:
+  """Whether decoding's layers are unrolled."""
+  return config.num_layers <= MAX_UNROLLED
 
 
 def _windows(config: TransformerConfig) -> tuple[tuple[str, int | None], ...]:
   return (("local", config.sliding_window), ("global", None))
 
 
-def _embed(config: TransformerConfig, params: dict, tokens: jax.Array):
-  return transformer.Transformer(config).apply(
+def _embed(config, params: dict, tokens: jax.Array, layout: Layout | None):
+  x = transformer.Transformer(config).apply(
     {"params": params}, tokens, method="embed"
   )
+  return constrain(layout, x, "batch", "length", "residual")
 
 
-def _logits(config: TransformerConfig, params: dict, x: jax.Array):
+def _logits(config, params: dict, x: jax.Array, layout: Layout | None):
   norm = transformer.RMSNorm(config)
   x = norm.apply({"params": params["final_norm"]}, x)
-  return transformer.logits(config, params, x)
+  logits = transformer.logits(config, params, x)
+  return constrain(layout, logits, "batch", "length", "vocab")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from pav_jax.models.activations import gated_gelu
 from pav_jax.models.attention import (
   Attention,
   Mix,
@@ -62,8 +63,7 @@ class MLP(nn.Module):
     gate = self.param("gate", into, shape, dtype)
     up = self.param("up", into, shape, dtype)
     down = self.param("down", back, shape[::-1], dtype)
-    y = nn.gelu(x @ gate.astype(x.dtype), approximate=True)
-    y = y * (x @ up.astype(x.dtype))
+    y = gated_gelu(x @ gate.astype(x.dtype), x @ up.astype(x.dtype))
     y = constrain(self.layout, y, "batch", "length", "mlp")
     return y @ down.astype(x.dtype)
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from pav_jax import randomness, steps
-from pav_jax.policies import sampling
+from pav_jax.policies import sampling, slots, suffixes
 from pav_jax.types import Rollout
 
 
@@ -64,18 +64,27 @@ def continue_rollouts(
 
 
 def useful_slots(
-  completed: Rollout, num_given: Int[ArrayLike, "B"]
-) -> Float[Array, ""]:
+  completed: Rollout,
+  num_given: Int[ArrayLike, "B"],
+  rows_per_text: int,
+  *,
+  num_slots: int,
+) -> float:
   """The fraction of decode slots that gave a token of a response.
 
-  A batch's loop gives every row a slot until its longest row has ended.
+  A row's first token comes with its prefix, and needs no slot.
 
   Args:
     completed: the rows of one call of `sample` or `complete`.
     num_given: tokens that each row began with.
+    rows_per_text: how many rows continue each problem or rollout.
+    num_slots: of the policy.
   """
-  new = completed.prefix_len[:, -1] - jnp.asarray(num_given)
-  return jnp.mean(new) / jnp.maximum(jnp.max(new), 1)
+  new = np.asarray(completed.prefix_len)[:, -1] - np.asarray(num_given)
+  counts = new.reshape(-1, rows_per_text)
+  plan = slots.plan(*counts.shape, num_slots=num_slots)
+  given = slots.num_decodes(plan, counts) * plan.lanes * plan.slots
+  return float(np.maximum(counts - 1, 0).sum() / max(given, 1))
 
 
 @functools.partial(
@@ -94,7 +103,7 @@ def _continue(
   ended = (start > prompt_len) & (last == policy.end_token)
   limit = jnp.minimum(prompt_len + policy.max_new_tokens, width)
   limit = jnp.where(ended, 0, limit)
-  new_tokens, new_logp, count = sampling.decode_suffixes(
+  new_tokens, new_logp, count, _ = suffixes.decode_suffixes(
     policy.config,
     params,
     randomness.row_keys(key, address),
@@ -106,6 +115,8 @@ def _continue(
     temperature=policy.temperature,
     top_k=policy.top_k,
     top_p=policy.top_p,
+    num_slots=policy.num_slots,
+    layout=policy.layout,
   )
 
   start = jnp.repeat(start, each, axis=1)[:, :, None]

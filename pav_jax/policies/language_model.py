@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from pav_jax import steps
 from pav_jax.models import transformer
+from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies import sampling
 from pav_jax.policies.continuing import continue_rollouts
@@ -46,6 +47,9 @@ class LanguageModel:
     top_p: draw among the fewest most probable tokens, of those that `top_k`
       leaves, whose probabilities sum to at least this.
     pad_token: what follows a response.
+    num_slots: about how many rows are decoded at once; others wait, so more
+      take more memory.
+    layout: where arrays lie on a mesh; None to leave that to the compiler.
   """
 
   config: TransformerConfig
@@ -57,6 +61,8 @@ class LanguageModel:
   top_k: int | None = None
   top_p: float = 1.0
   pad_token: int = 0
+  num_slots: int = 128
+  layout: Layout | None = None
 
   def __post_init__(self):
     table = np.asarray(list(self.is_delimiter), bool)
@@ -77,7 +83,7 @@ class LanguageModel:
           f"{name} is {getattr(self, name)}, expected 0 <= {name} < {size}, "
           "the vocabulary's size"
         )
-    for name in ("max_new_tokens", "max_steps"):
+    for name in ("max_new_tokens", "max_steps", "num_slots"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
     if not 0 <= self.temperature < float("inf"):
@@ -96,13 +102,21 @@ class LanguageModel:
   def logp(self, params: dict, rollout: Rollout) -> Float[Array, "B T"]:
     """Teacher-forced log-probabilities in nats; 0 outside the response.
 
-    One pass; equal to what `sample` and `complete` report.
+    One pass; equal to what `sample` and `complete` report. Logits exist for
+    some positions at a time, in the gradient too.
     """
     self._check_params(params)
-    logits = transformer.apply(self.config, params, rollout.tokens)
-    logp = sampling.logp_of(
-      sampling.scale_logits(logits[:, :-1], self.temperature),
-      rollout.tokens[:, 1:],
+    tokens = jnp.asarray(rollout.tokens)
+    hidden = transformer.hidden_states(
+      self.config, params, tokens, layout=self.layout
+    )
+    logp = sampling.logp_of_next(
+      self.config,
+      params,
+      hidden[:, :-1],
+      tokens[:, 1:],
+      temperature=self.temperature,
+      layout=self.layout,
     )
     logp = jnp.pad(logp, ((0, 0), (1, 0)))
     mask = steps.response_mask(rollout.prefix_len, rollout.num_tokens)

@@ -1,14 +1,16 @@
-"""Drawing tokens from logits, and the loop that decodes many suffixes."""
-
-import functools
+"""Drawing tokens from logits, and their log-probabilities."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from pav_jax import randomness
-from pav_jax.models import decoding
+from pav_jax.models import transformer
+from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
+
+# Of logits at once in `logp_of_next`: 64 MB in float32.
+MAX_LOGITS = 1 << 24
 
 
 def bucket(length: int) -> int:
@@ -88,95 +90,49 @@ def logp_of(
   return picked - jax.nn.logsumexp(logits, axis=-1)
 
 
-def decode_suffixes(
+def logp_of_next(
   config: TransformerConfig,
   params: dict,
-  keys: Key[Array, "G R"],
-  tokens: Int[Array, "G S"],
-  start: Int[Array, "G Q"],
-  limit: Int[Array, "G Q"],
+  hidden: Float[Array, "B T D"],
+  tokens: Int[Array, "B T"],
   *,
-  max_new_tokens: int,
-  end_token: int,
   temperature: float,
-  top_k: int | None,
-  top_p: float,
-) -> tuple[Int[Array, "G R U"], Float[Array, "G R U"], Int[Array, "G R"]]:
-  """What R / Q rows sample after each of Q prefixes of each of G texts.
+  layout: Layout | None = None,
+) -> Float[Array, "B T"]:
+  """Log-probabilities, in nats, of the tokens that follow hidden states.
 
-  One loop for all rows, which stops when all have ended.
+  Logits exist for at most `MAX_LOGITS` tokens and positions at a time (or those
+  of one position), and are computed again for the gradient.
 
   Args:
     config: the network's shape.
     params: its parameters.
-    keys: of rows, ordered by prefix; the token at position t of a text is drawn
-      with entry t of the row's uniform numbers.
-    tokens: the texts; a text's cache is computed once.
-    start: lengths of prefixes, in 1 … S.
-    limit: how many tokens of the prefix's text there may be at most; a prefix
-      that is no shorter is not continued.
-    max_new_tokens: U, how many tokens a row may add.
-    end_token: ends a row, and belongs to it.
-    temperature: see `draw`.
-    top_k: see `draw`.
-    top_p: see `draw`.
-
-  Returns:
-    Tokens, their log-probabilities and their number in each row. Entries past
-    that number are arbitrary.
+    hidden: from `transformer.hidden_states`.
+    tokens: that follow.
+    temperature: see `scale_logits`.
+    layout: where arrays lie; None to leave that to the compiler.
   """
-  num_groups, num_rows = keys.shape
-  over_rows = functools.partial(
-    jnp.repeat, repeats=num_rows // start.shape[1], axis=1
+  batch, length, width = hidden.shape
+
+  @jax.checkpoint
+  def part(args):
+    hidden, tokens = args
+    logits = transformer.logits(config, params, hidden)
+    logits = constrain(layout, logits, "batch", "length", "vocab")
+    return logp_of(scale_logits(logits, temperature), tokens)
+
+  size = max(MAX_LOGITS // (batch * config.vocab_size), 1)
+  if size >= length:
+    return part((hidden, tokens))
+  num = -(-length // size)
+  room = (0, num * size - length)
+  hidden = jnp.pad(hidden, ((0, 0), room, (0, 0)))
+  tokens = jnp.pad(tokens, ((0, 0), room))
+  logp = jax.lax.map(
+    part,
+    (
+      hidden.reshape(batch, num, size, width).swapaxes(0, 1),
+      tokens.reshape(batch, num, size).swapaxes(0, 1),
+    ),
   )
-  logits, shared = decoding.prefill(config, params, tokens, start - 1)
-  start, limit = over_rows(start), over_rows(limit)
-
-  def draw_at(index, logits):
-    return draw(
-      randomness.uniforms_at(keys, start + index),
-      logits,
-      temperature=temperature,
-      top_k=top_k,
-      top_p=top_p,
-    )
-
-  def record(state, index, token, logp):
-    """Takes the token of index `index` into the rows that have not ended."""
-    out, out_logp, count, going, suffixes = state
-    at = (0, 0, index)
-    out = jax.lax.dynamic_update_slice(out, token[..., None], at)
-    out_logp = jax.lax.dynamic_update_slice(out_logp, logp[..., None], at)
-    count = count + going
-    going = going & (token != end_token) & (start + count < limit)
-    return out, out_logp, count, going, suffixes
-
-  def body(carry):
-    index, token, state = carry
-    logits, suffixes = decoding.decode(
-      config, params, token, index, start, shared, state[-1]
-    )
-    token, logp = draw_at(index + 1, logits)
-    state = record((*state[:-1], suffixes), index + 1, token, logp)
-    return index + 1, token, state
-
-  def unfinished(carry):
-    index, _, state = carry
-    return (index + 1 < max_new_tokens) & jnp.any(state[3])
-
-  # The last token is never read, so it needs no room in the cache.
-  room = max(max_new_tokens - 1, 1)
-  shape = (num_groups, num_rows)
-  state = (
-    jnp.zeros((*shape, max_new_tokens), jnp.int32),
-    jnp.zeros((*shape, max_new_tokens), jnp.float32),
-    jnp.zeros(shape, jnp.int32),
-    start < limit,
-    decoding.empty_suffixes(config, *shape, room),
-  )
-  token, logp = draw_at(0, over_rows(logits))
-  state = record(state, 0, token, logp)
-  _, _, state = jax.lax.while_loop(
-    unfinished, body, (jnp.int32(0), token, state)
-  )
-  return state[:3]
+  return logp.swapaxes(0, 1).reshape(batch, -1)[:, :length]

@@ -10,8 +10,7 @@ import pytest
 from pav_jax import randomness
 from pav_jax.models import hf, partitioning, transformer
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.policies import continuing, sampling
-from pav_jax.policies.continuing import useful_slots
+from pav_jax.policies import continuing, sampling, suffixes
 from pav_jax.policies.language_model import LanguageModel
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "gemma2_tiny"
@@ -196,6 +195,34 @@ def test_reported_log_probabilities_are_those_of_one_pass(params):
       np.testing.assert_allclose(got[row], want, rtol=0, atol=1e-4)
 
 
+def test_log_probabilities_never_need_all_logits(params, rollout, monkeypatch):
+  # 12 rows of 20 logits over 12 tokens, in parts of 8, 8 and 4 positions; and
+  # the gradient, beside that of one product.
+  def value(params):
+    logp = POLICY.logp(params, rollout)
+    return jnp.sum(logp * jnp.arange(21)), logp
+
+  run = jax.value_and_grad(value, has_aux=True)
+  (_, want), want_grad = run(params)
+  monkeypatch.setattr(sampling, "MAX_LOGITS", 12 * 8 * 12)
+  (_, got), got_grad = run(params)
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
+    *(got_grad, want_grad),
+  )
+  # With 4096 tokens, all logits of 12 rows take 4 MB. Parts of two positions
+  # take 0.4 MB, and exist a few times.
+  config = dataclasses.replace(CONFIG, vocab_size=4096)
+  policy = dataclasses.replace(
+    POLICY, config=config, is_delimiter=[True] * 4096
+  )
+  monkeypatch.setattr(sampling, "MAX_LOGITS", 12 * 2 * 4096)
+  shapes = jax.eval_shape(policy.init, KEY)
+  grad = jax.grad(lambda params: jnp.sum(policy.logp(params, rollout)))
+  assert peak_bytes(jax.jit(grad).trace(shapes)) < 4 * 12 * 20 * 4096
+
+
 def test_rows_do_not_depend_on_their_batch(params, rollout):
   rows = rollout.tokens.reshape(4, 3, 21)
   order = np.array([3, 1])
@@ -233,19 +260,38 @@ def test_rows_do_not_depend_on_their_batch(params, rollout):
   )
 
 
-def test_devices_that_share_a_batch_sample_the_same(params, rollout):
-  mesh = partitioning.make_mesh(4, devices=jax.devices()[:4])
-  got = POLICY.sample(
-    jax.device_put(params, partitioning.replicated(mesh)),
-    jax.device_put(KEY, partitioning.replicated(mesh)),
-    *jax.device_put(
-      (PROMPTS, PROMPT_LEN, PROBLEM_ID), partitioning.over_batch(mesh)
-    ),
-    num_samples=3,
+@pytest.mark.parametrize(
+  ("mesh", "temperature"), [((4, 2, 1), 0.8), ((2, 2, 2), 0.0)]
+)
+def test_a_mesh_samples_what_one_device_samples(mesh, temperature, params):
+  policy = dataclasses.replace(POLICY, temperature=temperature, num_slots=16)
+  layout = partitioning.Layout(partitioning.make_mesh(*mesh))
+  spread = dataclasses.replace(policy, layout=layout)
+  shardings = transformer.shardings(CONFIG, layout)
+  problems = PROMPTS, PROMPT_LEN, PROBLEM_ID
+  want = policy.sample(params, KEY, *problems, num_samples=4)
+  params_there = jax.device_put(params, shardings)
+  got = spread.sample(params_there, KEY, *problems, num_samples=4)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  np.testing.assert_allclose(got.logp, want.logp, rtol=0, atol=1e-5)
+  # 16 rows of 4 prefixes, of which 16 have slots.
+  want = jax.device_get(want)
+  completed = policy.complete(params, KEY, want, num_samples=1)
+  got = spread.complete(params_there, KEY, want, num_samples=1)
+  np.testing.assert_array_equal(got.tokens, completed.tokens)
+  np.testing.assert_allclose(
+    spread.logp(params_there, want), want.logp, rtol=0, atol=1e-4
   )
-  # Each device has the rows of one problem.
-  assert {x.data.shape for x in got.tokens.addressable_shards} == {(3, 21)}
-  np.testing.assert_array_equal(got.tokens, rollout.tokens)
+
+
+def test_devices_share_slots():
+  # What the program keeps on each of 4 devices, beside all on one: a quarter of
+  # the caches, whose rings of 512 tokens are nearly everything.
+  mesh = partitioning.make_mesh(2, 1, 2, devices=jax.devices()[:4])
+  layout = partitioning.Layout(mesh)
+  one = peak_bytes(lowered(1, 64, 32, max_new_tokens=512))
+  each = peak_bytes(lowered(1, 64, 32, max_new_tokens=512, layout=layout))
+  assert 0.2 < each / one < 0.4
 
 
 def test_any_prefixes_of_any_rollouts(params, rollout, completions):
@@ -304,16 +350,36 @@ def test_slots_after_the_end_are_padding(rollout, completions):
     assert np.isnan(rows.outcome).all()
 
 
-def test_useful_slots_by_hand(rollout):
-  # Rows of 2, 3 and 7 tokens of which 1, 1 and 3 were given: 1 + 2 + 4 tokens
-  # in 3 rows of 4 slots.
-  rows = jax.tree.map(lambda x: x[:3], rollout)
-  rows = dataclasses.replace(
-    rows, prefix_len=np.array([[1, 2, 2, 2], [1, 3, 3, 3], [1, 3, 5, 7]])
+@pytest.mark.parametrize("num_slots", [1, 4, 9])
+def test_rows_that_wait_for_slots_are_the_same(
+  num_slots, params, rollout, completions
+):
+  # 12 samples in 1 to 9 slots, and 96 completions, more of them complete
+  # already than there are slots: more rows than slots, in lanes of several
+  # texts and one after the other.
+  policy = dataclasses.replace(POLICY, num_slots=num_slots)
+  got = policy.sample(
+    params, KEY, PROMPTS, PROMPT_LEN, PROBLEM_ID, num_samples=3
   )
-  assert useful_slots(rows, np.array([1, 1, 3])) == pytest.approx(7 / 12)
-  rows = dataclasses.replace(rows, prefix_len=np.ones((3, 4), int))
-  assert useful_slots(rows, np.ones(3, int)) == 0
+  np.testing.assert_array_equal(got.tokens, rollout.tokens)
+  np.testing.assert_allclose(got.logp, rollout.logp, rtol=0, atol=1e-5)
+  got = policy.complete(params, KEY, rollout, num_samples=2)
+  np.testing.assert_array_equal(got.tokens, completions.tokens)
+  np.testing.assert_array_equal(got.prefix_len, completions.prefix_len)
+
+
+def test_useful_slots_by_hand(rollout):
+  # Rows of 1, 3, 6, 2 new tokens of one text: 0, 2, 5, 1 after the first, in
+  # one slot each. Five times 4 slots give 8 tokens.
+  rows = jax.tree.map(lambda x: x[:4], rollout)
+  ends = np.array([2, 4, 7, 3])[:, None]
+  rows = dataclasses.replace(rows, prefix_len=np.maximum([[1, 2, 2, 2]], ends))
+  useful = functools.partial(continuing.useful_slots, rows, np.ones(4, int), 4)
+  assert useful(num_slots=4) == pytest.approx(8 / 20)
+  # A slot that rows take turns in is always busy.
+  assert useful(num_slots=1) == 1
+  none = dataclasses.replace(rows, prefix_len=np.ones((4, 4), int))
+  assert continuing.useful_slots(none, np.ones(4, int), 4, num_slots=4) == 0
 
 
 def exact_probabilities(logits, temperature, top_k, top_p):
@@ -403,24 +469,37 @@ def test_greedy_continuations_are_those_of_the_reference():
   )
 
 
-def lowered(num_prefixes, num_rows, length):
+def lowered(
+  num_prefixes,
+  num_rows,
+  length,
+  num_slots=1000,
+  max_new_tokens=4,
+  layout=None,
+):
   """The traced program of M rows for each of Q prefixes of two texts."""
   shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
   keys = jax.eval_shape(
     lambda: jnp.broadcast_to(KEY, (2, num_prefixes * num_rows))
   )
   run = functools.partial(
-    sampling.decode_suffixes,
+    suffixes.decode_suffixes,
     CONFIG,
-    max_new_tokens=4,
+    max_new_tokens=max_new_tokens,
     end_token=END,
     temperature=1.0,
     top_k=None,
     top_p=1.0,
+    num_slots=num_slots,
+    layout=layout,
   )
   at = jax.ShapeDtypeStruct((2, num_prefixes), jnp.int32)
   tokens = jax.ShapeDtypeStruct((2, length), jnp.int32)
   return jax.jit(run).trace(shapes, keys, tokens, at, at)
+
+
+def peak_bytes(traced):
+  return traced.lower().compile().memory_analysis().temp_size_in_bytes
 
 
 def test_shared_caches_are_not_copied_for_rows():
@@ -428,22 +507,32 @@ def test_shared_caches_are_not_copied_for_rows():
   # Keys and values of K = 2 heads of 4 in 2 layers, in float32.
   cache_bytes = 2 * 2 * 2 * 4 * 4 * length
   few, many = lowered(3, 16, length), lowered(3, 64, length)
-  peaks = [
-    x.lower().compile().memory_analysis().temp_size_in_bytes
-    for x in (few, many)
-  ]
   # 2 · 3 · 48 more rows. A row has a logit and a weight for N heads and S
   # positions in one layer at a time, which may exist together.
   rows = 2 * 3 * 48
   weights = 4 * 4 * length
-  assert (peaks[1] - peaks[0]) / rows < 2.5 * weights + 2048
-  assert 2.5 * weights + 2048 < cache_bytes / 2
+  grown = (peak_bytes(many) - peak_bytes(few)) / rows
+  assert grown < 2.5 * weights + 4096
+  assert 2.5 * weights + 4096 < cache_bytes / 2
   # Nor does any array hold keys or values for rows and positions of the text.
   text = str(many.jaxpr)
-  assert f"[2,2,{length},4]" in text  # [G, K, S, H] of a group
-  for heads in (f"2,{length}", f"{length},2"):
-    for rows in ("2,192", "384", "2,3,64"):
-      assert f"[{rows},{heads},4]" not in text
+  assert f"[2,2,4,{length}]" in text  # [G, K, H, S] of a group
+  for rows in ("2,192", "384", "2,3,64", "2,2,192"):
+    for last in (f"2,{length},4", f"{length},2,4", f"4,{length}"):
+      assert f"[{rows},{last}]" not in text
+    assert f"[{rows},{length},4]" not in text
+
+
+def test_rows_that_wait_take_no_memory_but_their_tokens():
+  # Both have 8 slots for each of two texts. 2 · 192 more rows have 4 tokens and
+  # log-probabilities, their copies, a key and some numbers each; a slot alone
+  # has 2 · 2 · 2 · 4 · 4 · 16 bytes of cache.
+  few, many = (
+    lowered(1, 64, 32, num_slots=16),
+    lowered(1, 256, 32, num_slots=16),
+  )
+  grown = (peak_bytes(many) - peak_bytes(few)) / (2 * 192)
+  assert grown < 512 < 2 * 2 * 2 * 4 * 4 * 16
 
 
 @pytest.mark.parametrize(
@@ -459,6 +548,7 @@ def test_shared_caches_are_not_copied_for_rows():
     ({"pad_token": -1}, "pad_token is -1"),
     ({"max_steps": 0}, "max_steps is 0, expected >= 1"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0, expected >= 1"),
+    ({"num_slots": 0}, "num_slots is 0, expected >= 1"),
   ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
