@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # A scalar in a pytree that users build: a float or float32[] there, and
 # whatever leaf a transformation stores in its place.
@@ -59,6 +59,74 @@ class Rollout:
   def num_steps(self) -> int:
     """H, the room for steps; see `steps.step_mask` for those that exist."""
     return self.prefix_len.shape[-1] - 1
+
+
+@jax.tree_util.register_dataclass
+@typing.no_type_check
+@dataclasses.dataclass(frozen=True)
+class PackedTokens:
+  """Texts to learn, several one after another in a row: a frozen pytree.
+
+  Attributes:
+    tokens: problem and response of one text, then of the next, then padding.
+    segments: 1 for the first text of a row, 2 for the second, …; 0 on padding.
+    positions: of tokens in their own text, from 0.
+    loss_mask: True on tokens of responses: those that are learnt.
+  """
+
+  tokens: Int[Array, "*B T"]
+  segments: Int[Array, "*B T"]
+  positions: Int[Array, "*B T"]
+  loss_mask: Bool[Array, "*B T"]
+
+
+@jax.tree_util.register_dataclass
+@typing.no_type_check  # transformations unflatten it with leaves of any kind
+@dataclasses.dataclass(frozen=True)
+class StepTargets:
+  """Traces and what is known of the value of each prefix: a frozen pytree.
+
+  Tokens and steps are those of `Rollout`. Counts are stored and no estimate,
+  so that a mean, an interval, a likelihood or Best-of-K can be computed later:
+  `values.best_of_k(q_mc, k)`, or, of whole numbers and without bias,
+  `values.pass_at_k(num_correct, num_completions, k)` (Eq. 30).
+
+  Attributes:
+    tokens: the problem, then the response, then padding.
+    prefix_len: as in `Rollout`; repeats its last value, the number of tokens
+      that are not padding, once the response has ended.
+    num_completions: n >= 0, how often the prefix was completed; 0 where
+      nothing is known of it, and for entries past the end of the response. A
+      prefix whose completions are all alike for certain (a whole response, a
+      dead one) has the counts that completing it would have given. A label
+      that was imported counts as one completion.
+    num_correct: c, how many of them were correct, 0 <= c <= n: whole numbers
+      from Monte Carlo; of imported soft labels the label itself, with n = 1.
+      float32, or float64 in numpy where float32 cannot hold a soft label.
+    outcome: 1 for a correct final answer, 0 for a wrong one, NaN where it is
+      not known, as of an imported response that was cut short.
+    problem_id: which problem this answers.
+    sample_id: which of the problem's traces this is.
+  """
+
+  tokens: Int[Array, "*B T"]
+  prefix_len: Int[Array, "*B P"]
+  num_completions: Int[Array, "*B P"]
+  num_correct: Float[Array, "*B P"]
+  outcome: Float[Array, "*B"]
+  problem_id: Int[Array, "*B"]
+  sample_id: Int[Array, "*B"]
+
+  @property
+  def is_labelled(self) -> Bool[Array, "*B P"]:
+    """Prefixes of which something is known."""
+    return self.num_completions > 0
+
+  @property
+  def q_mc(self) -> Float[Array, "*B P"]:
+    """Fractions correct, c / n, in [0, 1]; NaN where n = 0 (Sec. 4.2)."""
+    n = self.num_completions
+    return jnp.where(n > 0, self.num_correct / jnp.maximum(n, 1), jnp.nan)
 
 
 def concrete_value(x: ArrayLike) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from pav_jax import steps, types
+from pav_jax import steps, types, values
 
 
 def rollout(num=2):
@@ -96,3 +96,37 @@ def test_arithmetic_is_wide_and_results_keep_the_callers_dtype(
   x = jnp.zeros(3, given)
   assert types.widen(x).dtype == arithmetic
   assert types.float_dtype(x) == result
+
+
+def step_targets():
+  return types.StepTargets(
+    tokens=jnp.zeros((1, 7), jnp.int32),
+    prefix_len=jnp.array([[2, 4, 6, 6]], jnp.int32),
+    num_completions=jnp.array([[8, 1, 0, 0]], jnp.int32),
+    num_correct=jnp.array([[2, 0.75, 0, 0]]),
+    outcome=jnp.ones(1),
+    problem_id=jnp.zeros(1, jnp.int32),
+    sample_id=jnp.zeros(1, jnp.int32),
+  )
+
+
+def test_step_targets_are_a_pytree_whose_means_are_nan_without_completions():
+  targets = step_targets()
+  assert len(jax.tree.leaves(targets)) == 7
+  for q in (targets.q_mc, jax.jit(lambda t: t.q_mc)(targets)):
+    # 2 of 8, and a soft label that counts as one completion.
+    np.testing.assert_array_equal(q, [[0.25, 0.75, np.nan, np.nan]])
+  np.testing.assert_array_equal(targets.is_labelled, [[1, 1, 0, 0]])
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    targets.outcome = targets.outcome
+
+
+def test_any_estimator_of_best_of_k_can_be_computed_from_step_targets():
+  targets = step_targets()
+  # 1 − (3/4)² of the mean; 1 − C(6, 2) / C(8, 2) = 13/28 of the counts.
+  plug_in = values.best_of_k(targets.q_mc[0, :2], 2)
+  np.testing.assert_allclose(plug_in, [7 / 16, 15 / 16], rtol=1e-6)
+  unbiased = values.pass_at_k(
+    targets.num_correct[:, 0].astype(int), targets.num_completions[:, 0], 2
+  )
+  np.testing.assert_allclose(unbiased, [13 / 28], rtol=1e-6)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import NamedSharding
 
-from pav_jax.models import hf_config, hf_tensors, transformer
+from pav_jax.models import hf_config, hf_tensors, hf_vocabulary, transformer
 from pav_jax.models.hf_tensors import Tensor
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
@@ -249,6 +250,7 @@ def save(
   *,
   max_shard_bytes: int = 5 * 10**9,
   token_ids: Mapping[str, int] | None = None,
+  identity: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes a checkpoint that `load` and Hugging Face's transformers read.
 
@@ -263,15 +265,18 @@ def save(
       fit there is one file, else an index says which file holds what.
     token_ids: bos_token_id, eos_token_id and pad_token_id for config.json, by
       which others generate; those absent mean Gemma's: 2, 1 and 0.
+    identity: of vocabulary and delimiter, from `problems.vocabulary.identity`;
+      written to pav_jax.json, where `check_fingerprint` looks.
 
   Raises:
-    ValueError: if the parameters are not those of `config`, or the directory is
-      not empty.
+    ValueError: if the parameters are not those of `config`, the identity has no
+      fingerprint or another number of tokens, or the directory is not empty.
   """
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
   fields = hf_config.to_fields(config, token_ids or {})
+  side = identity and hf_vocabulary.checked_side(identity, config)
   _check_params(config, params)
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise ValueError(f"{path} exists, expected a new or empty directory")
@@ -301,7 +306,44 @@ def save(
         {"metadata": {"total_size": total}, "weight_map": weight_map},
       )
     _write_json(partial / CONFIG, fields)
+    if side:
+      _write_json(partial / hf_vocabulary.SIDE_FILE, side)
     partial.rename(path)
+
+
+def check_vocabulary(
+  path: str | os.PathLike, vocabulary: hf_vocabulary.Ids
+) -> None:
+  """Refuses a vocabulary that does not fit a checkpoint, before it is loaded.
+
+  Args:
+    path: a directory with config.json.
+    vocabulary: compared by its size and by the ids of padding, end and begin.
+
+  Raises:
+    ValueError: naming both sides, if they differ.
+  """
+  fields = _read_json(pathlib.Path(path) / CONFIG)
+  hf_vocabulary.check_size(hf_config.from_fields(fields), vocabulary)
+  hf_vocabulary.check_ids(fields, vocabulary)
+
+
+def check_fingerprint(path: str | os.PathLike, expected: str) -> bool:
+  """Refuses a checkpoint that was trained with other tokens or delimiters.
+
+  Args:
+    path: a directory that `save` wrote, or that of another's checkpoint.
+    expected: the fingerprint of the problem's vocabulary and delimiter.
+
+  Returns:
+    Whether there is a fingerprint; others' checkpoints have none.
+
+  Raises:
+    ValueError: naming both, if they differ; or if pav_jax.json is damaged.
+  """
+  file = pathlib.Path(path) / hf_vocabulary.SIDE_FILE
+  side = _read_json(file) if file.exists() else None
+  return hf_vocabulary.check_fingerprint(side, expected, str(path))
 
 
 def _to_host(params: dict, tensor: Tensor) -> np.ndarray:

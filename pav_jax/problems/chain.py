@@ -9,42 +9,35 @@ every prefix under it is known exactly.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import gin
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pav_jax.problems import chain_operations, hashing, text
+from pav_jax.problems import (
+  chain_errors,
+  chain_steps,
+  chain_teacher,
+  chain_values,
+  hashing,
+  text,
+)
 from pav_jax.problems.chain_operations import OPERATIONS, SYMBOLS, Operation
+from pav_jax.problems.chain_steps import ILLEGAL, NO_PROGRESS, Contents, Steps
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.types import Rollout
 
-_STEP = 6  # tokens of `37+25=62`, newline
-NO_PROGRESS, ILLEGAL = -1, -2
+__all__ = [
+  "ILLEGAL",
+  "NO_PROGRESS",
+  "OPERATIONS",
+  "Chain",
+  "Operation",
+  "Steps",
+]
 
-
-class Steps(NamedTuple):
-  """What the steps of responses say; `P = H + 1`, entry 0 is the problem.
-
-  Attributes:
-    legal: bool[B, P], every line so far copies the problem and the current
-      value, and the end token, if it came, came after the last operation.
-    right: bool[B, P], legal, and no result is wrong.
-    value: int64[B, P], the current value, right or not; that of the last legal
-      line.
-    done: int64[B, P], operations carried out, 0 … horizon.
-    ended: bool[B, P], the end token came.
-    kind: int64[B, H], each step's index into `operations`, or NO_PROGRESS, or
-      ILLEGAL; the latter also for empty steps and those past the end.
-  """
-
-  legal: Bool[np.ndarray, "B P"]
-  right: Bool[np.ndarray, "B P"]
-  value: Int[np.ndarray, "B P"]
-  done: Int[np.ndarray, "B P"]
-  ended: Bool[np.ndarray, "B P"]
-  kind: Int[np.ndarray, "B P-1"]
+_STEP = chain_steps.STEP
 
 
 @gin.register
@@ -171,89 +164,47 @@ class Chain(text.GeneratedProblem):
     return np.array([SYMBOLS.index(o.symbol) for o in self.operations])
 
   @functools.cached_property
-  def _symbol_id(self) -> np.ndarray:
-    return np.array(
-      [self.vocabulary.symbol_id(o.symbol) for o in self.operations]
+  def notation(self) -> chain_steps.Notation:
+    """How these problems and responses are written."""
+    return chain_steps.Notation(
+      self.vocabulary,
+      self.operations,
+      self.modulus,
+      tuple(self.ends_step.tolist()),
     )
 
-  def _fields(self, content):
-    """Start int64[B], kinds and operands int64[B, H] of problems' contents."""
-    return (
+  def _fields(self, content) -> Contents:
+    return Contents(
       content[:, 0],
       content[:, 1 : self.horizon + 1],
       content[:, self.horizon + 1 :],
     )
 
-  def _from_prompts(self, prompts: np.ndarray) -> np.ndarray:
-    """The contents that prompts state, int64[B, 2 H + 1]."""
-    integers = prompts.astype(np.int64) - self.vocabulary.first_integer
-    start, operand = integers[:, 0], integers[:, 2:-1:2]
-    matches = prompts[:, 1:-1:2, None] == self._symbol_id
-    stated = np.concatenate([start[:, None], operand], -1)
-    legal = matches.any(-1).all() & (stated >= 0).all()
-    if not (legal and (stated < self.modulus).all()):
-      raise ValueError(
-        "a rollout's prompt is none of this problem's; expected a start and "
-        f"{self.horizon} operations modulo {self.modulus}"
-      )
-    return np.concatenate([start[:, None], matches.argmax(-1), operand], -1)
+  def _stated(self, rollout: Rollout) -> Contents:
+    return self.notation.contents(
+      np.asarray(rollout.tokens)[:, : self.prompt_len]
+    )
 
   def prompts(self, problem_id: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B L"]:
     """Token ids of `37+25*3:`, int32[B, 2 H + 2]."""
-    start, kind, operand = self._fields(self.contents(problem_id))
-    integer = self.vocabulary.first_integer
-    prompts = np.full(
-      (len(start), self.prompt_len), self.vocabulary.symbol_id(":"), np.int32
-    )
-    prompts[:, 0] = integer + start
-    prompts[:, 1:-1:2] = self._symbol_id[kind]
-    prompts[:, 2:-1:2] = integer + operand
-    return prompts
+    return self.notation.prompts(self._fields(self.contents(problem_id)))
 
   def answers(self, problem_id: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B A"]:
     """The right response without restatements, int32[B, 6 H]."""
     start, kind, operand = self._fields(self.contents(problem_id))
     lines, value = [], start
     for h in range(self.horizon):
-      result = self._right(value, kind[:, h], operand[:, h])
-      lines.append(self._line(value, kind[:, h], operand[:, h], result))
+      result = self.notation.right(value, kind[:, h], operand[:, h])
+      lines.append(self.notation.line(value, kind[:, h], operand[:, h], result))
       value = result
     answers = np.concatenate(lines, -1)
     answers[:, -1] = self.vocabulary.eos_id
     return answers
 
-  def _line(self, value, kind, operand, result):
-    """Token ids int32[B, 6] of one operation, newline included."""
-    integer = self.vocabulary.first_integer
-    newline, equals = map(self.vocabulary.symbol_id, "\n=")
-    constant = np.zeros_like(value)
-    parts = (
-      integer + value,
-      self._symbol_id[kind],
-      integer + operand,
-      equals + constant,
-      integer + result,
-      newline + constant,
-    )
-    return np.stack(parts, -1).astype(np.int32)
-
-  def _right(self, value, kind, operand):
-    return chain_operations.results(
-      self.operations, self.modulus, value, kind, operand
-    )
-
-  def _teacher(self, value, kind, operand, other):
-    return chain_operations.teacher(
-      self.operations, self.modulus, value, kind, operand, other
-    )
-
   def responses(
     self, problem_id: Int[np.ndarray, "B"], sample_id: Int[np.ndarray, "B"]
   ) -> Int[np.ndarray, "B R"]:
     """The noisy teacher's responses, padded: int32[B, max_response_len]."""
-    start, kind, operand = self._fields(self.contents(problem_id))
-    other = np.roll(operand, -1, -1)
-    rows = np.arange(len(start))
     uniform = hashing.uniforms(
       text.DEMONSTRATION,
       self.seed,
@@ -262,39 +213,14 @@ class Chain(text.GeneratedProblem):
       np.arange(self.max_steps)[:, None],
       np.arange(2),
     )
-    tokens = np.full(
-      (len(start), self.max_response_len), self.vocabulary.pad_id, np.int32
+    return chain_teacher.responses(
+      self.notation,
+      self._fields(self.contents(problem_id)),
+      uniform,
+      rho=self.rho,
+      max_no_progress=self.max_no_progress,
+      max_response_len=self.max_response_len,
     )
-    newline = self.vocabulary.symbol_id("\n")
-    value, done = start.copy(), np.zeros_like(start)
-    restated, length = done.copy(), done.copy()
-    for step in range(self.max_steps):
-      busy = done < self.horizon
-      restates = busy & (uniform[:, step, 0] < self.rho)
-      restates &= restated < self.max_no_progress
-      row = rows[restates]
-      tokens[row, length[row]] = self.vocabulary.first_integer + value[row]
-      tokens[row, length[row] + 1] = newline
-      restated[row] += 1
-      length[row] += 2
-
-      row = rows[busy & ~restates]
-      h = done[row]
-      now = (value[row], kind[row, h], operand[row, h])
-      results, probs = self._teacher(*now, other[row, h])
-      chosen = np.sum(
-        uniform[row, step, 1:] >= np.cumsum(probs, -1)[:, :-1], -1
-      )
-      # Rounding of the sum must not choose a mistake that cannot happen.
-      chosen = np.where(probs[np.arange(len(row)), chosen] > 0, chosen, 0)
-      result = results[np.arange(len(row)), chosen]
-      at = length[row, None] + np.arange(_STEP)
-      tokens[row[:, None], at] = self._line(*now, result)
-      value[row] = result
-      done[row] += 1
-      length[row] += _STEP
-    tokens[rows, length - 1] = self.vocabulary.eos_id
-    return tokens
 
   def steps(self, rollout: Rollout) -> Steps:
     """Reads the steps of responses, at the rollout's own offsets.
@@ -310,7 +236,7 @@ class Chain(text.GeneratedProblem):
     tokens = np.asarray(rollout.tokens)
     prefix_len = np.asarray(rollout.prefix_len)
     at = self.steps_before(rollout)
-    every = self._steps(tokens, self.prefix_lengths(tokens))
+    every = self.notation.read(tokens, self.prefix_lengths(tokens))
     fields = [np.take_along_axis(x, at, -1) for x in every[:-1]]
     last = np.maximum(at[:, 1:] - 1, 0)
     kind = np.take_along_axis(every.kind, last, -1)
@@ -318,48 +244,53 @@ class Chain(text.GeneratedProblem):
     kind = np.where(prefix_len[:, 1:] > prefix_len[:, :-1], kind, ILLEGAL)
     return Steps(*fields, kind)
 
-  def _steps(self, tokens: np.ndarray, prefix_len: np.ndarray) -> Steps:
-    contents = self._from_prompts(tokens[:, : self.prompt_len])
-    value, kinds, operand = self._fields(contents)
-    # A column more, so that rows whose operations are done can be indexed.
-    kinds, operand = (np.pad(x, ((0, 0), (0, 1))) for x in (kinds, operand))
-    padded = np.pad(tokens, ((0, 0), (0, _STEP))).astype(np.int64)
-    rows = np.arange(len(tokens))
-    integer = self.vocabulary.first_integer
-    done, legal = np.zeros_like(value), np.ones(len(tokens), bool)
-    right, ended = legal.copy(), ~legal
-    states, step_kinds = [(legal, right, value, done, ended)], []
-    for h in range(prefix_len.shape[-1] - 1):
-      begin, length = prefix_len[:, h], np.diff(prefix_len[:, h : h + 2])[:, 0]
-      line = padded[rows[:, None], begin[:, None] + np.arange(_STEP)]
-      kind, number = kinds[rows, done], operand[rows, done]
-      result = line[:, 4] - integer
-      want = self._line(value, kind, number, result)
-      exists = length > 0
-      closing = padded[rows, begin + np.maximum(length, 1) - 1]
-      ends = closing == self.vocabulary.eos_id
-      known = (closing >= 0) & (closing < len(self.ends_step))
-      closed = ends | (known & self.ends_step[np.where(known, closing, 0)])
+  def operation_counts(self, rollout: Rollout) -> dict[str, tuple[int, int]]:
+    """`(attempted, wrong)` of each operation's symbol, see `error_counts`."""
+    return dict(self.error_counts(rollout).operations)
 
-      open_ = exists & closed & legal & ~ended
-      operates = open_ & (length == _STEP) & (done < self.horizon)
-      operates &= (line[:, :4] == want[:, :4]).all(-1)
-      operates &= (result >= 0) & (result < self.modulus)
-      restates = open_ & (length == 2) & (line[:, 0] == want[:, 0])
-      stops = open_ & (length == 1) & ends
+  def error_counts(self, rollout: Rollout) -> chain_errors.Counts:
+    """Counts the mistakes of responses by kind of operation.
 
-      expected = self._right(value, kind, number)
-      done = done + operates
-      legal = legal & (~exists | operates | restates | stops)
-      legal = legal & (~exists | ~ends | (done == self.horizon))
-      right = right & legal & (~operates | (result == expected))
-      value = np.where(operates, result, value)
-      ended = ended | (exists & ends)
-      states.append((legal, right, value, done, ended))
-      progress = np.where(operates, kind, ILLEGAL)
-      step_kinds.append(np.where(restates, NO_PROGRESS, progress))
-    fields = [np.stack(field, -1) for field in zip(*states, strict=True)]
-    return Steps(*fields, np.stack(step_kinds, -1))
+    Args:
+      rollout: of this problem, from any policy; its `prefix_len` is not read.
+
+    Raises:
+      ValueError: if a prompt is none of this problem's.
+    """
+    tokens = np.asarray(rollout.tokens)
+    prefix_len = chain_errors.without_cut_lines(
+      tokens, self.prefix_lengths(tokens), self.notation
+    )
+    return chain_errors.count(
+      self.notation,
+      self.notation.read(tokens, prefix_len),
+      self._stated(rollout).operand,
+    )
+
+  def success_rates(
+    self,
+    problem_id: Int[np.ndarray, "B"],
+    error_rates: Mapping[str, float] | None = None,
+  ) -> Float[np.ndarray, "B"]:
+    """The probability that every result is right, Π (1 - e): float64[B].
+
+    Its mean over problems is the pass@1 that error rates imply for responses
+    that are never illegal, graded by every result.
+
+    Args:
+      problem_id: from `problem_ids`.
+      error_rates: e of each symbol, in [0, 1]; None for the teacher's.
+
+    Raises:
+      ValueError: if the rates are of other symbols, or one is out of range.
+    """
+    if error_rates is None:
+      error_rates = {o.symbol: o.error for o in self.operations}
+    return chain_values.success_rates(
+      self._fields(self.contents(problem_id)).kind,
+      [o.symbol for o in self.operations],
+      error_rates,
+    )
 
   def _final(self, rollout: Rollout) -> Rollout:
     """The rollout with its bare problem and its whole response alone."""
@@ -379,13 +310,8 @@ class Chain(text.GeneratedProblem):
     """Whether each prefix is a correct whole response, bool[B, P]."""
     if self.grading == "every":
       return steps.right & steps.ended
-    contents = self._from_prompts(
-      np.asarray(rollout.tokens)[:, : self.prompt_len]
-    )
-    value, kind, operand = self._fields(contents)
-    for h in range(self.horizon):
-      value = self._right(value, kind[:, h], operand[:, h])
-    return steps.legal & steps.ended & (steps.value == value[:, None])
+    final = self.notation.final(self._stated(rollout))
+    return steps.legal & steps.ended & (steps.value == final[:, None])
 
   def grade(self, response: text.Tokens, answer: text.Tokens) -> int:
     """1 for a correct response, else 0.
@@ -447,47 +373,16 @@ class Chain(text.GeneratedProblem):
       ValueError: as of `steps`.
     """
     steps = self.steps(rollout)
-    prompts = np.asarray(rollout.tokens)[:, : self.prompt_len]
-    contents = self._from_prompts(prompts)
+    contents = self._stated(rollout)
     if self.grading == "every":
-      _, kind, _ = self._fields(contents)
-      accuracy = 1 - np.array([o.error for o in self.operations])[kind]
-      left = np.cumprod(accuracy[:, ::-1], -1)[:, ::-1]
-      left = np.pad(left, ((0, 0), (0, 1)), constant_values=1.0)
-      values = np.take_along_axis(left, steps.done, -1)
-      values = np.where(steps.right, values, 0.0)
+      values = chain_values.by_every_result(self.notation, contents, steps)
     else:
-      block = 1024
-      values = np.concatenate(
-        [
-          self._final_values(
-            contents[i : i + block],
-            steps.done[i : i + block],
-            steps.value[i : i + block],
-          )
-          for i in range(0, len(contents), block)
-        ]
-      )
-      values = np.where(steps.legal, values, 0.0)
+      values = chain_values.by_final_number(self.notation, contents, steps)
     success = self._success(rollout, steps)
     return np.where(steps.ended, success.astype(np.float64), values)
 
-  def _final_values(self, contents, done, value):
-    start, kind, operand = self._fields(contents)
-    other = np.roll(operand, -1, -1)
-    final = start
-    for h in range(self.horizon):
-      final = self._right(final, kind[:, h], operand[:, h])
-    every = np.arange(self.modulus)
-    ahead = (every == final[:, None]).astype(np.float64)
-    values = np.where(
-      done == self.horizon, np.take_along_axis(ahead, value, -1), 0.0
-    )
-    for h in reversed(range(self.horizon)):
-      now = (x[:, h, None] for x in (kind, operand, other))
-      results, probs = self._teacher(every, *now)
-      rows = np.arange(len(contents))[:, None, None]
-      ahead = np.sum(ahead[rows, results] * probs, -1)
-      at_value = np.take_along_axis(ahead, value, -1)
-      values = np.where(done == h, at_value, values)
-    return values
+
+@gin.register
+def clean_teacher(problem: Chain) -> Chain:
+  """`problem.clean()`, for gin files."""
+  return problem.clean()

@@ -14,11 +14,11 @@ import gin
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pav_jax.problems import hashing, text
+from pav_jax.problems import countdown_search, hashing, text
+from pav_jax.problems.countdown_search import SYMBOLS
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.types import Rollout
 
-SYMBOLS = "+-*/"
 _STEP = 6  # tokens of `25+8=33`, newline
 
 
@@ -218,7 +218,9 @@ class Countdown(text.GeneratedProblem):
         f"numbers are {tuple(numbers)}, expected at least one and all in "
         f"1 … {self.max_value}"
       )
-    return _reachable(tuple(sorted(map(int, numbers))), self.max_value)
+    return countdown_search.reachable(
+      tuple(sorted(map(int, numbers))), self.max_value
+    )
 
   def solve(
     self, numbers: Sequence[int], target: int
@@ -232,27 +234,7 @@ class Countdown(text.GeneratedProblem):
     """
     if target not in self.reachable(numbers):
       return None
-    numbers, steps = list(map(int, numbers)), []
-    while len(numbers) > 1:
-      step, numbers = next(
-        (step, left)
-        for step, left in self._moves(numbers)
-        if target in self.reachable(left)
-      )
-      steps.append(step)
-    return steps
-
-  def _moves(self, numbers):
-    """Every legal step, and the numbers that it leaves."""
-    for i, a in enumerate(numbers):
-      for j, b in enumerate(numbers):
-        if i == j:
-          continue
-        left = [x for k, x in enumerate(numbers) if k not in (i, j)]
-        for symbol in SYMBOLS:
-          result = _result(a, symbol, b)
-          if 1 <= result <= self.max_value:
-            yield (a, symbol, b, result), [*left, result]
+    return countdown_search.solve(numbers, target, self.max_value)
 
   def _trace(
     self, prompt: np.ndarray, response: np.ndarray, offsets: np.ndarray
@@ -298,7 +280,9 @@ class Countdown(text.GeneratedProblem):
       if x not in left:
         return None
       left.remove(x)
-    if line[3] != self.vocabulary.symbol_id("=") or c != _result(a, symbol, b):
+    if line[3] != self.vocabulary.symbol_id(
+      "="
+    ) or c != countdown_search.result(a, symbol, b):
       return None
     return [*left, c]
 
@@ -363,43 +347,3 @@ class Countdown(text.GeneratedProblem):
         alive = target in self.reachable(numbers)
         dead[row, h] = not alive or (ended[h] and len(numbers) > 1)
     return np.take_along_axis(dead, at, -1)
-
-
-def _result(a: int, symbol: str, b: int) -> int:
-  """`a symbol b`; 0, which no rule allows, for a fraction."""
-  if symbol == "+":
-    return a + b
-  if symbol == "-":
-    return a - b
-  if symbol == "*":
-    return a * b
-  return a // b if a % b == 0 else 0
-
-
-@functools.lru_cache(maxsize=1 << 18)
-def _reachable(numbers: tuple[int, ...], max_value: int) -> frozenset[int]:
-  """Values of all expressions over sorted numbers, each used once.
-
-  Legal steps are expression trees evaluated from the leaves, so the last
-  operation joins what two parts of the numbers reach.
-  """
-  if len(numbers) == 1:
-    return frozenset(numbers)
-  values = set()
-  # The first number is in the one part, so each division comes once.
-  for mask in range(2 ** (len(numbers) - 1) - 1):
-    one = [numbers[0]]
-    two = []
-    for i, x in enumerate(numbers[1:]):
-      (one if mask >> i & 1 else two).append(x)
-    ones = _reachable(tuple(one), max_value)
-    twos = _reachable(tuple(two), max_value)
-    for a in ones:
-      for b in twos:
-        small, large = (a, b) if a < b else (b, a)
-        values.add(a + b)
-        values.add(a * b)
-        values.add(large - small)
-        if large % small == 0:
-          values.add(large // small)
-  return frozenset(x for x in values if 1 <= x <= max_value)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import gin
 import numpy as np
@@ -224,3 +224,24 @@ def fingerprint(vocabulary: Tokens, delimiter: str) -> str:
     "delimiter": delimiter,
   }
   return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def identity(vocabulary: Tokens, delimiter: str) -> dict[str, Any]:
+  """What is kept beside a model's weights, to be written as JSON.
+
+  Returns:
+    The fingerprint, and what it is of for readers: vocabulary, delimiter,
+    vocab_size, pad_id, eos_id and bos_id, the last None without such a token.
+
+  Raises:
+    ValueError: if the vocabulary cannot produce the delimiter.
+  """
+  return {
+    "fingerprint": fingerprint(vocabulary, delimiter),
+    "vocabulary": type(vocabulary).__name__,
+    "delimiter": delimiter,
+    "vocab_size": vocabulary.vocab_size,
+    "pad_id": vocabulary.pad_id,
+    "eos_id": vocabulary.eos_id,
+    "bos_id": getattr(vocabulary, "bos_id", None),
+  }

@@ -30,6 +30,9 @@ class TrainState:
   baseline: PyTree
 
 
+_FINGERPRINT = "fingerprint"
+
+
 def sha256(tree: PyTree) -> str:
   """Hexadecimal digest of the bytes of all leaves, in the tree's order."""
   digest = hashlib.sha256()
@@ -51,6 +54,7 @@ class Checkpoints:
     directory: str | os.PathLike,
     *,
     config: dict[str, str],
+    fingerprint: str | None = None,
     max_to_keep: int = 3,
   ):
     """Opens a directory, or makes it.
@@ -59,8 +63,12 @@ class Checkpoints:
       directory: of this run alone.
       config: what a run must agree on to continue from these checkpoints, as
         printable strings.
+      fingerprint: of the problem's vocabulary and delimiter, on which they must
+        agree too; None for problems without text.
       max_to_keep: older ones are deleted.
     """
+    if fingerprint is not None:
+      config = config | {_FINGERPRINT: fingerprint}
     self._directory = pathlib.Path(directory).absolute()
     self._config = config
     self._manager = ocp.CheckpointManager(
@@ -70,14 +78,16 @@ class Checkpoints:
       ),
     )
 
-  def save(self, iteration: int, state: TrainState, seconds: float) -> None:
-    """Writes a checkpoint.
+  def save(self, iteration: int, state: Any, seconds: float) -> None:
+    """Writes a checkpoint, unless the iteration has one already.
 
     Args:
       iteration: number of iterations done.
-      state: after them.
+      state: after them, a dataclass of pytrees such as `TrainState`.
       seconds: the run's wall time so far.
     """
+    if iteration in self._manager.all_steps():
+      return
     meta = {
       "config": self._config,
       "seconds": seconds,
@@ -93,7 +103,7 @@ class Checkpoints:
     if not saved:
       raise RuntimeError(f"orbax declined to save iteration {iteration}")
 
-  def restore(self, like: TrainState) -> tuple[int, TrainState, float] | None:
+  def restore(self, like: Any) -> tuple[int, Any, float] | None:
     """The newest checkpoint that can be read.
 
     Args:
@@ -125,7 +135,7 @@ class Checkpoints:
             state=ocp.args.StandardRestore(_to_dict(like))
           ),
         )
-        state = TrainState(**restored.state)
+        state = type(like)(**restored.state)
         if sha256(state) != digest:
           raise ValueError("its arrays do not match the digest saved with them")
       except Exception as error:
@@ -139,6 +149,21 @@ class Checkpoints:
         "none that can be read; move the directory away to start afresh"
       )
     return None
+
+  @property
+  def saved_fingerprint(self) -> str | None:
+    """That of the newest checkpoint; None if it has none, or there is none."""
+    if self.newest is None:
+      return None
+    meta = self._manager.restore(
+      self.newest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+    ).meta
+    return meta["config"].get(_FINGERPRINT)
+
+  @property
+  def newest(self) -> int | None:
+    """The newest iteration that has a checkpoint, or None."""
+    return max(self._manager.all_steps(), default=None)
 
   def close(self) -> None:
     """Waits for what is being written."""
@@ -177,7 +202,7 @@ class Checkpoints:
     )
 
 
-def _to_dict(state: TrainState) -> dict[str, Any]:
+def _to_dict(state: Any) -> dict[str, Any]:
   return {
     field.name: getattr(state, field.name)
     for field in dataclasses.fields(state)

@@ -298,7 +298,7 @@ def test_a_clean_teacher_has_the_same_problems_and_is_right():
 def test_problems_are_as_set(horizon):
   problem = Chain(horizon=horizon)
   prompts = problem.prompts(problem.problem_ids("train", 0, 3000))
-  kinds = (prompts[:, 1:-1:2, None] == problem._symbol_id).mean((0, 1))
+  kinds = (prompts[:, 1:-1:2, None] == problem.notation.symbol_ids).mean((0, 1))
   want = np.array([o.weight for o in OPERATIONS]) / 10
   deviation = (want * (1 - want) / (3000 * horizon)) ** 0.5
   # Splits of few short problems are uneven by themselves.

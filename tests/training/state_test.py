@@ -1,3 +1,4 @@
+import contextlib
 import warnings
 
 import jax
@@ -48,6 +49,28 @@ def test_nothing_saved_is_none(tmp_path):
 def test_another_configuration_is_refused_and_named(directory):
   with pytest.raises(ValueError, match=r"alpha was 1\.0, now 2\.0"):
     restore(directory, alpha="2.0")
+
+
+def test_another_vocabulary_or_delimiter_is_refused_naming_both(tmp_path):
+  def opened(fingerprint):
+    checkpoints = Checkpoints(tmp_path, config={}, fingerprint=fingerprint)
+    return contextlib.closing(checkpoints)
+
+  one, two = "a" * 64, "b" * 64
+  with opened(one) as checkpoints:
+    assert checkpoints.saved_fingerprint is None
+    checkpoints.save(1, state_of(1.0), 0.0)
+  with opened(one) as checkpoints:
+    assert checkpoints.restore(state_of(0.0))[0] == 1
+  with (
+    opened(two) as checkpoints,
+    pytest.raises(ValueError, match=f"fingerprint was {one}, now {two}"),
+  ):
+    checkpoints.restore(state_of(0.0))
+  with opened(None) as checkpoints:
+    assert checkpoints.saved_fingerprint == one
+    with pytest.raises(ValueError, match=f"fingerprint was {one}, now absent"):
+      checkpoints.restore(state_of(0.0))
 
 
 def test_long_settings_are_named_by_what_differs(tmp_path):

@@ -1,0 +1,43 @@
+"""TensorFlow and seqio, imported without noise and kept off accelerators.
+
+    from pav_jax.problems.frameworks import seqio, tf
+
+They are the extra `data`; `import pav_jax` needs neither.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+__all__ = ["seqio", "tf"]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Drops what libraries write to file descriptor 2; errors are raised."""
+  sys.stderr.flush()
+  kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nothing, 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nothing)
+
+
+try:
+  with _quiet():
+    import seqio
+    import tensorflow as tf
+
+    # Else TensorFlow would take the accelerators' memory from JAX.
+    for _kind in ("GPU", "TPU"):
+      with contextlib.suppress(RuntimeError):  # In use, and so not ours.
+        tf.config.set_visible_devices([], _kind)
+except ImportError as error:
+  raise ImportError(
+    "this needs seqio and TensorFlow: pip install 'pav_jax[data]', on a Python "
+    f"that they have packages for ({error})"
+  ) from error

@@ -1,0 +1,146 @@
+"""SentencePiece vocabularies, Gemma's for one."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
+
+import gin
+
+_SPACE = "▁"  # how pieces write a space: U+2581
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class SentencePieceVocabulary:
+  """The vocabulary of a SentencePiece model file.
+
+  Attributes have the names that seqio's vocabularies give them. The library
+  `sentencepiece` (the extra `data`) is needed, and TensorFlow is not.
+
+  Attributes:
+    path: of the model file, `tokenizer.model` for Gemma.
+
+  Raises:
+    ValueError: if there is no such file, it is no SentencePiece model, or it
+      has no padding or end token.
+  """
+
+  path: str
+
+  def __post_init__(self):
+    object.__setattr__(self, "path", str(self.path))
+    for name in ("pad_id", "eos_id"):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f"{self.path} has no {name}, expected a SentencePiece model with one"
+        )
+
+  @functools.cached_property
+  def _model(self) -> Any:
+    try:
+      import sentencepiece
+    except ImportError as error:
+      raise ImportError(
+        "SentencePiece vocabularies need sentencepiece: "
+        "pip install 'pav_jax[data]'"
+      ) from error
+    if not pathlib.Path(self.path).is_file():
+      raise ValueError(
+        f"there is no file {self.path}, expected a SentencePiece model"
+      )
+    model = sentencepiece.SentencePieceProcessor()
+    try:
+      model.Load(self.path)
+    except (RuntimeError, OSError) as error:
+      raise ValueError(
+        f"{self.path} cannot be read as a SentencePiece model: {error}"
+      ) from error
+    return model
+
+  def __getstate__(self) -> dict[str, str]:
+    return {"path": self.path}
+
+  def __setstate__(self, state: dict[str, str]) -> None:
+    object.__setattr__(self, "path", state["path"])
+
+  @property
+  def vocab_size(self) -> int:
+    """V, all ids."""
+    return self._model.vocab_size()
+
+  @property
+  def pad_id(self) -> int:
+    """Fills up rows."""
+    return self._model.pad_id()
+
+  @property
+  def eos_id(self) -> int:
+    """Ends a response."""
+    return self._model.eos_id()
+
+  @property
+  def bos_id(self) -> int | None:
+    """Begins a prompt; None if the model has no such token."""
+    return self._model.bos_id() if self._model.bos_id() >= 0 else None
+
+  @property
+  def unk_id(self) -> int:
+    """Stands for text that has no tokens."""
+    return self._model.unk_id()
+
+  @functools.cached_property
+  def _texts(self) -> tuple[str, ...]:
+    model = self._model
+    return tuple(
+      _text(model.IdToPiece(i), model.IsByte(i))
+      for i in range(model.vocab_size())
+    )
+
+  def token_text(self, token: SupportsIndex) -> str:
+    """The text of one id.
+
+    A space is written for `▁`. A byte of ASCII, as `<0x0A>`, is its character:
+    a newline that was written as a byte is one. Bytes of longer characters,
+    control tokens and the unknown token are their pieces, as `<0xE2>`, `<bos>`.
+
+    Raises:
+      ValueError: if there is no such id.
+    """
+    token = int(token)
+    if not 0 <= token < self.vocab_size:
+      raise ValueError(
+        f"token is {token}, expected an id in 0 … {self.vocab_size - 1}"
+      )
+    return self._texts[token]
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of a text, without begin and end tokens."""
+    return self._model.EncodeAsIds(text)
+
+  def encode_prompt(self, text: str) -> list[int]:
+    """The ids of a prompt, which begins with `<bos>` if there is one."""
+    begin = [] if self.bos_id is None else [self.bos_id]
+    return begin + self.encode(text)
+
+  def decode(self, ids: Iterable[SupportsIndex]) -> str:
+    """The text of ids; padding, begin and end tokens have none.
+
+    Raises:
+      ValueError: if there is no such id.
+    """
+    ids = [int(token) for token in ids]
+    for token in ids:
+      if not 0 <= token < self.vocab_size:
+        raise ValueError(
+          f"token is {token}, expected an id in 0 … {self.vocab_size - 1}"
+        )
+    return self._model.DecodeIds(ids)
+
+
+def _text(piece: str, is_byte: bool) -> str:
+  if is_byte:
+    byte = int(piece[1:-1], 16)
+    return chr(byte) if byte < 128 else piece
+  return piece.replace(_SPACE, " ")
