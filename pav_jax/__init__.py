@@ -28,23 +28,45 @@ from pav_jax.steps import (
   step_mask,
   sum_over_steps,
 )
+from pav_jax.thresholds import (
+  first_error,
+  first_error_scores,
+  first_error_threshold,
+)
 from pav_jax.types import Rollout
 from pav_jax.values import best_of_k, best_of_k_from_logit, pass_at_k
+from pav_jax.verification import (
+  auc,
+  correlation,
+  expected_calibration_error,
+  mean_squared_error,
+  prefix_mask,
+  reliability_curve,
+)
 
 __all__ = [
   "Rollout",
   "alignment",
+  "auc",
   "best_k",
   "best_of_k",
   "best_of_k_from_logit",
+  "correlation",
   "distinguishability",
   "effective_reward",
+  "expected_calibration_error",
+  "first_error",
+  "first_error_scores",
+  "first_error_threshold",
   "first_order_improvement",
   "first_pit",
   "improvement_bound",
   "kl_penalty",
+  "mean_squared_error",
   "pass_at_k",
   "policy_gradient_loss",
+  "prefix_mask",
+  "reliability_curve",
   "softmax_update",
   "spread_over_tokens",
   "step_advantages",

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import gin
 import numpy as np
 import tensorboardX
 
@@ -81,6 +82,13 @@ class MetricsLog:
       )
     return np.array([row[metric] for row in rows], np.float64)
 
+  def rows(self, arm: str) -> dict[str, list[Any]]:
+    """All rows of an arm: `iteration` and every metric, a list each."""
+    rows = [row for row in self._rows if row["arm"] == arm]
+    return {
+      name: [row[name] for row in rows] for name in rows[0] if name != "arm"
+    }
+
   def close(self) -> None:
     """Flushes everything to disk."""
     if self._file:
@@ -119,11 +127,17 @@ def _complete_rows(path: pathlib.Path) -> Iterable[dict]:
       ) from error
 
 
+def write_config(workdir: str | os.PathLike) -> None:
+  """Writes what gin has bound so far, `config.gin`, if it bound anything."""
+  if config := gin.operative_config_str():
+    (pathlib.Path(workdir) / "config.gin").write_text(config)
+
+
 def write_report(
   path: str | os.PathLike,
   *,
   experiment: str,
-  arms: dict[str, dict[str, list[Any]]],
+  arms: dict[str, dict[str, Any]],
   seconds: float,
   **more: Any,
 ) -> None:
@@ -132,7 +146,8 @@ def write_report(
   Args:
     path: of the file.
     experiment: its name.
-    arms: arm -> metric -> value per seed, None for what never happened.
+    arms: arm -> metric -> value, per seed where there are several; None for
+      what never happened.
     seconds: wall time.
     **more: whatever else a program may want to know.
   """

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-_STYLE = {
+STYLE = {
   "axes.spines.right": False,
   "axes.spines.top": False,
   "axes.grid": True,
@@ -36,7 +36,7 @@ def _points(axes, x, values: np.ndarray, label: str) -> None:
   axes.plot(x, values, ".", color=line.get_color(), alpha=0.4, markersize=4)
 
 
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
   """Trailing means over the first axis; fewer entries at its start."""
   total = np.cumsum(values, axis=0)
   total[window:] = total[window:] - total[:-window].copy()
@@ -58,17 +58,17 @@ def learning_curves(
     window: batches averaged.
   """
   path = pathlib.Path(workdir) / "accuracy.png"
-  with plt.rc_context(_STYLE):
+  with plt.rc_context(STYLE):
     figure, axes = plt.subplots(figsize=(6.4, 4))
     many = len(accuracy) > 8
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(accuracy)))
     for (arm, values), color in zip(accuracy.items(), colors, strict=True):
-      smooth = _smooth(np.array(values, np.float64), window)
-      x = np.arange(1, len(smooth) + 1)
+      means = trailing_mean(np.array(values, np.float64), window)
+      x = np.arange(1, len(means) + 1)
       if many:
-        axes.plot(x, smooth.mean(-1), label=arm, color=color, linewidth=1)
+        axes.plot(x, means.mean(-1), label=arm, color=color, linewidth=1)
       else:
-        _spread(axes, x, smooth, arm)
+        _spread(axes, x, means, arm)
     axes.set(
       xlabel="iteration",
       ylabel=f"accuracy (mean of {window} batches)",
@@ -104,7 +104,7 @@ def pass_at_n(
     title: of the figure.
   """
   path = pathlib.Path(workdir) / "pass_at_n.png"
-  with plt.rc_context(_STYLE):
+  with plt.rc_context(STYLE):
     figure, axes = plt.subplots(figsize=(6.4, 4))
     for name, values in curves.items():
       _points(axes, ns, values, name)
@@ -134,7 +134,7 @@ def prover_strengths(
     terms: term of the theorem -> float[strengths, seeds].
   """
   path = pathlib.Path(workdir) / "provers.png"
-  with plt.rc_context(_STYLE):
+  with plt.rc_context(STYLE):
     figure, (top, bottom) = plt.subplots(
       2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2)
     )

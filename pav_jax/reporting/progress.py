@@ -73,14 +73,17 @@ class Progress:
     if self._bar:
       self._bar.stop()
 
-  def update(self, done: int, accuracies: dict[str, float]) -> None:
+  def update(
+    self, done: int, accuracies: dict[str, float], *, note: str = ""
+  ) -> None:
     """Shows where the run is.
 
     The first call starts the clock of the rate: what came before compiled.
 
     Args:
       done: iterations done.
-      accuracies: arm -> mean accuracy of late, in [0, 1].
+      accuracies: arm -> mean accuracy of late, in [0, 1]; may be empty.
+      note: what else is to be shown.
     """
     now = time.monotonic()
     parts = list(accuracies.items())
@@ -89,14 +92,15 @@ class Progress:
       worst = min(parts, key=lambda part: part[1])
       parts = [("best " + best[0], best[1]), ("worst " + worst[0], worst[1])]
     accuracy = " · ".join(f"{arm} {value:.3f}" for arm, value in parts)
-    status = f"accuracy {accuracy}"
+    shown = [f"accuracy {accuracy}" if accuracy else "", note]
     left = ""
     if self._timed_from is None:
       self._start, self._timed_from = now, done
     else:
       rate = (done - self._timed_from) / max(now - self._start, 1e-9)
-      status += f" · {rate * self._lanes:.0f} it/s"
+      shown.append(f"{rate * self._lanes:.0f} it/s")
       left = f" · {(self._total - done) / rate:.0f} s left"
+    status = " · ".join(part for part in shown if part)
     if self._bar:
       self._bar.update(self._task, completed=done, status=status)
     elif done == self._total or now - self._last_line >= self._interval:

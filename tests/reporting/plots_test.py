@@ -23,9 +23,11 @@ def test_smoothing_is_a_trailing_mean():
   # Window 2 over 1, 3, 5, 7: 1, then (1+3)/2, (3+5)/2, (5+7)/2.
   values = np.array([[1.0], [3.0], [5.0], [7.0]])
   np.testing.assert_allclose(
-    plots._smooth(values, 2)[:, 0], [1.0, 2.0, 4.0, 6.0]
+    plots.trailing_mean(values, 2)[:, 0], [1.0, 2.0, 4.0, 6.0]
   )
-  np.testing.assert_allclose(plots._smooth(values, 10)[:, 0], [1, 2, 3, 4])
+  np.testing.assert_allclose(
+    plots.trailing_mean(values, 10)[:, 0], [1, 2, 3, 4]
+  )
 
 
 def test_many_arms_and_the_other_figures_are_drawn(tmp_path):
