@@ -20,8 +20,8 @@ from pav_jax.policies.made import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
 from pav_jax.training import rl
+from pav_jax.training.imitation import ImitateProver
 from pav_jax.training.rewards import Reward
-from pav_jax.training.sft import ImitateProver
 from pav_jax.training.updates import Gradient, NaturalGradient
 
 PROBLEM = Planted()

@@ -12,7 +12,7 @@ import pav_jax
 from pav_jax.policies.made import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
-from pav_jax.training.sft import ImitateProver
+from pav_jax.training.imitation import ImitateProver
 
 matplotlib.use("Agg")
 

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from pav_jax.models import partitioning
 from pav_jax.reporting import plots, progress
-from pav_jax.reporting.metrics import MetricsLog, write_report
+from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
 from pav_jax.training import rl
 from pav_jax.training.state import Checkpoints, TrainState, sha256
 
@@ -110,7 +110,7 @@ def compare(
   partitioning.check_batch_size(mesh, batch_size)
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  _write_config(workdir)
+  write_config(workdir)
   keys = jax.vmap(jax.random.key)(np.arange(seed, seed + num_seeds))
   start = time.monotonic()
   initial_params = rl.initial_params(policy, keys, init_params)
@@ -168,7 +168,7 @@ def compare(
     part, paths = analysis(trained)
     more |= part
     figures += paths
-  _write_config(workdir)
+  write_config(workdir)
   write_report(
     workdir / "report.json",
     experiment=experiment,
@@ -226,12 +226,6 @@ def evaluate(trained: Trained, num_samples: int) -> dict[str, dict[str, list]]:
       ],
     }
   return report
-
-
-def _write_config(workdir: pathlib.Path) -> None:
-  """Writes what gin has bound so far, `config.gin`, if it bound anything."""
-  if config := gin.operative_config_str():
-    (workdir / "config.gin").write_text(config)
 
 
 def _train_group(

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: maximum likelihood on given rollouts."""
+"""Initial policies: maximum likelihood on a prover's samples (App. B)."""
 
 import dataclasses
 from typing import Any

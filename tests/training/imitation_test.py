@@ -6,7 +6,7 @@ import pytest
 from pav_jax.policies.made import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
-from pav_jax.training import sft
+from pav_jax.training import imitation
 
 PROBLEM = Planted((1, 0), length=3, vocab_size=3)
 POLICY = MadePolicy(PROBLEM, hidden=(8,))
@@ -23,7 +23,7 @@ def test_fits_the_distribution_that_it_was_given():
   # of μ comes within a little of their own negative log-likelihood.
   rollouts = samples(4.0, 64 * 200)
   params, losses = jax.jit(
-    lambda params: sft.fit(
+    lambda params: imitation.fit(
       POLICY, params, rollouts, batch_size=64, learning_rate=2e-2
     )
   )(POLICY.init(jax.random.key(1)))
@@ -38,7 +38,7 @@ def test_one_batch_is_one_adam_step_on_the_mean_log_likelihood():
   # The first step of Adam is the learning rate along the gradient's sign.
   rollouts = samples(4.0, 8)
   params = POLICY.init(jax.random.key(1))
-  new, losses = sft.fit(
+  new, losses = imitation.fit(
     POLICY, params, rollouts, batch_size=8, learning_rate=1e-3
   )
 
@@ -56,7 +56,7 @@ def test_one_batch_is_one_adam_step_on_the_mean_log_likelihood():
 
 def test_rows_that_do_not_fill_the_batches_are_refused():
   with pytest.raises(ValueError, match="10 rollouts, expected a multiple"):
-    sft.fit(
+    imitation.fit(
       POLICY,
       POLICY.init(jax.random.key(1)),
       samples(1.0, 10),
@@ -66,7 +66,7 @@ def test_rows_that_do_not_fill_the_batches_are_refused():
 
 
 def test_imitation_depends_on_its_key_alone():
-  imitate = sft.ImitateProver(Procedural(PROBLEM, 4.0), num_iterations=2)
+  imitate = imitation.ImitateProver(Procedural(PROBLEM, 4.0), num_iterations=2)
   first, again, other = (
     imitate(POLICY, jax.random.key(seed)) for seed in (0, 0, 1)
   )

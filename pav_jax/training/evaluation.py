@@ -1,0 +1,134 @@
+"""How often a policy is right: accuracy and Pass@k on a problem's examples."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Int, PyTree
+
+from pav_jax import values
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What was found.
+
+  Attributes:
+    num_correct: int64[problems], of each problem's samples.
+    num_samples: N, of each problem.
+    num_tokens: generated in all responses.
+    seconds: of wall time, compilation included in the first call of a shape.
+    counts: what the problem's `error_counts` gave, summed, or None.
+  """
+
+  num_correct: Int[np.ndarray, "D"]
+  num_samples: int
+  num_tokens: int
+  seconds: float
+  counts: Any = None
+
+  @property
+  def accuracy(self) -> float:
+    """The mean over problems and samples: Pass@1."""
+    return float(np.mean(self.num_correct) / self.num_samples)
+
+  @property
+  def standard_error(self) -> float:
+    """Of the accuracy, over problems; nan for a single one."""
+    number = len(self.num_correct)
+    if number < 2:
+      return math.nan
+    share = self.num_correct / self.num_samples
+    return float(np.std(share, ddof=1) / number**0.5)
+
+  def pass_at_k(self, k: int) -> float:
+    """The unbiased estimate of Pass@k, averaged over problems.
+
+    Raises:
+      ValueError: if k is not in 1 … N.
+    """
+    estimates = values.pass_at_k(self.num_correct, self.num_samples, k)
+    return float(np.mean(estimates))
+
+  def report(self, ks: Sequence[int] = ()) -> dict[str, Any]:
+    """Numbers for a report: accuracy, Pass@k, length, speed."""
+    responses = len(self.num_correct) * self.num_samples
+    return {
+      "problems": len(self.num_correct),
+      "samples": self.num_samples,
+      "accuracy": self.accuracy,
+      "standard_error": self.standard_error,
+      "pass_at_k": {str(k): self.pass_at_k(k) for k in ks},
+      "tokens_per_response": self.num_tokens / responses,
+      "tokens_per_second": self.num_tokens / self.seconds,
+    }
+
+
+def evaluate(
+  policy: Any,
+  params: PyTree,
+  key: jax.Array,
+  problem: Any,
+  problem_id: Int[ArrayLike, "D"],
+  *,
+  num_samples: int,
+  rows_per_call: int = 2048,
+) -> Evaluation:
+  """Samples responses to problems and grades them.
+
+  Args:
+    policy: a `LanguageModel`.
+    params: of its network.
+    key: the run's key. The same key gives the same samples at equal params, so
+      evaluations of one run differ by its params alone.
+    problem: a text problem: `prompts`, `outcomes`, and `error_counts` if it
+      has that.
+    problem_id: the problems.
+    num_samples: N responses to each.
+    rows_per_call: responses sampled at a time; bounds memory.
+
+  Raises:
+    ValueError: if there are no problems or samples.
+  """
+  problem_id = np.asarray(problem_id, np.int32)
+  if not len(problem_id):
+    raise ValueError("there are no problems, expected at least one")
+  if num_samples < 1:
+    raise ValueError(f"num_samples is {num_samples}, expected >= 1")
+  each = min(max(1, rows_per_call // num_samples), len(problem_id))
+  start = time.monotonic()
+  num_correct, num_tokens, counts = [], 0, None
+  for first in range(0, len(problem_id), each):
+    # The last call is filled up, so that all have one shape.
+    ids = np.take(problem_id, np.arange(first, first + each), mode="clip")
+    valid = min(each, len(problem_id) - first)
+    prompts = problem.prompts(ids)
+    rollout = policy.sample(
+      params,
+      key,
+      prompts,
+      np.full(each, prompts.shape[1], np.int32),
+      ids,
+      num_samples=num_samples,
+    )
+    rows = valid * num_samples
+    rollout = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], rollout)
+    outcomes = problem.outcomes(rollout).reshape(valid, num_samples)
+    num_correct.append(outcomes.sum(-1).astype(np.int64))
+    lengths = rollout.prefix_len[:, -1] - rollout.prefix_len[:, 0]
+    num_tokens += int(lengths.sum())
+    if hasattr(problem, "error_counts"):
+      found = problem.error_counts(rollout)
+      counts = found if counts is None else counts + found
+  return Evaluation(
+    np.concatenate(num_correct),
+    num_samples,
+    num_tokens,
+    time.monotonic() - start,
+    counts,
+  )

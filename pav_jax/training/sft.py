@@ -1,0 +1,256 @@
+"""Supervised fine-tuning of a language model: stages, optimiser, pure steps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from pav_jax.models import partitioning, transformer
+from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.problems.packing import Batches
+from pav_jax.types import PackedTokens
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A part of training, with its own data and learning rates.
+
+  Attributes:
+    batches: where its batches come from.
+    num_steps: optimiser steps.
+    learning_rate: the highest, after a linear warm-up from 0.
+    warmup_steps: of `num_steps`.
+    final_learning_rate: at the stage's end; a cosine leads there.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+
+  batches: Batches
+  num_steps: int
+  learning_rate: float
+  warmup_steps: int = 0
+  final_learning_rate: float = 0.0
+
+  def __post_init__(self):
+    if self.num_steps < 1:
+      raise ValueError(f"num_steps is {self.num_steps}, expected >= 1")
+    if not 0 <= self.warmup_steps < self.num_steps:
+      raise ValueError(
+        f"warmup_steps is {self.warmup_steps}, expected 0 … "
+        f"{self.num_steps - 1}, fewer than num_steps"
+      )
+    if not 0 <= self.final_learning_rate <= self.learning_rate:
+      raise ValueError(
+        f"final_learning_rate is {self.final_learning_rate}, expected 0 … "
+        f"{self.learning_rate}, the learning rate"
+      )
+
+  @property
+  def schedule(self) -> optax.Schedule:
+    """Learning rates of steps 0, 1, … of the stage."""
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if self.warmup_steps else self.learning_rate,
+      peak_value=self.learning_rate,
+      warmup_steps=self.warmup_steps,
+      decay_steps=self.num_steps,
+      end_value=self.final_learning_rate,
+    )
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+  """The optimiser, but for its learning rate.
+
+  Attributes:
+    b1: of the mean of gradients.
+    b2: of the mean of their squares.
+    eps: added to its root.
+    weight_decay: of everything but scales of norms; 0 for plain Adam.
+    clip_norm: gradients of a larger norm are scaled down to it.
+  """
+
+  b1: float = 0.9
+  b2: float = 0.98
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
+
+  def __call__(self, learning_rate: Any) -> optax.GradientTransformation:
+    """The transformation; the learning rate is a number or a schedule."""
+
+    def decays(params):
+      return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key != "scale", params
+      )
+
+    return optax.chain(
+      optax.clip_by_global_norm(self.clip_norm),
+      optax.adamw(
+        learning_rate,
+        b1=self.b1,
+        b2=self.b2,
+        eps=self.eps,
+        weight_decay=self.weight_decay,
+        mask=decays,
+      ),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SftState:
+  """What one step hands to the next.
+
+  Attributes:
+    params: of the network.
+    optimizer: the optimiser's state.
+  """
+
+  params: PyTree
+  optimizer: PyTree
+
+
+def schedule(stages: Sequence[Stage]) -> optax.Schedule:
+  """Learning rates of all steps: one stage's after the other's."""
+  ends = np.cumsum([stage.num_steps for stage in stages])
+  return optax.join_schedules(
+    [stage.schedule for stage in stages], ends[:-1].tolist()
+  )
+
+
+def loss(
+  config: TransformerConfig,
+  params: dict,
+  batch: PackedTokens,
+  *,
+  layout: Layout | None = None,
+) -> Float[Array, ""]:
+  """Mean negative log-likelihood of the learnt tokens, in nats a token.
+
+  Args:
+    config: of the network.
+    params: of the network.
+    batch: packed demonstrations; a token sees those of its own text alone.
+    layout: where activations lie.
+  """
+  batch = jax.tree.map(jnp.asarray, batch)
+  logits = transformer.apply(
+    config,
+    params,
+    batch.tokens,
+    positions=batch.positions,
+    segments=batch.segments,
+    layout=layout,
+  )[:, :-1]
+  target, learnt = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+  return jnp.sum(jnp.where(learnt, loss, 0.0)) / jnp.maximum(learnt.sum(), 1)
+
+
+def train_step(
+  config: TransformerConfig,
+  optimizer: optax.GradientTransformation,
+  state: SftState,
+  batch: PackedTokens,
+  *,
+  layout: Layout | None = None,
+) -> tuple[SftState, dict[str, Float[Array, ""]]]:
+  """One step of maximum likelihood; pure.
+
+  Returns:
+    The next state, and the batch's `loss` and the `gradient_norm` before it is
+    clipped.
+  """
+  value, gradient = jax.value_and_grad(
+    lambda params: loss(config, params, batch, layout=layout)
+  )(state.params)
+  updates, new = optimizer.update(gradient, state.optimizer, state.params)
+  metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+  return SftState(optax.apply_updates(state.params, updates), new), metrics
+
+
+def state_shardings(
+  config: TransformerConfig,
+  optimizer: optax.GradientTransformation,
+  layout: Layout,
+) -> SftState:
+  """How `layout` splits the state: the optimiser's moments as parameters."""
+  params = transformer.shardings(config, layout)
+  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  whole = partitioning.replicated(layout.mesh)
+  moments = optax.tree_map_params(
+    optimizer,
+    lambda _, sharding: sharding,
+    jax.eval_shape(optimizer.init, shapes),
+    params,
+    transform_non_params=lambda _: whole,
+  )
+  return SftState(params, moments)
+
+
+def init_state(
+  config: TransformerConfig,
+  optimizer: optax.GradientTransformation,
+  params: dict,
+  layout: Layout,
+) -> SftState:
+  """The state before the first step, laid out over the mesh."""
+  shardings = state_shardings(config, optimizer, layout)
+  params = jax.device_put(params, shardings.params)
+  init = jax.jit(optimizer.init, out_shardings=shardings.optimizer)
+  return SftState(params, init(params))
+
+
+def make_train_chunk(
+  config: TransformerConfig,
+  optimizer: optax.GradientTransformation,
+  layout: Layout,
+) -> Callable:
+  """Compiles several steps into one program.
+
+  Returns:
+    `(state, batches, number) -> (state, metrics)`: steps on the first `number`
+    of batches, whose leaves are [I, B, T]. Metrics are float32[I], NaN from
+    `number` on. The state that is passed in is used up.
+  """
+  step = functools.partial(train_step, config, optimizer, layout=layout)
+
+  def train_chunk(state, batches, number):
+    first = jax.tree.map(lambda x: x[0], batches)
+    _, shapes = jax.eval_shape(step, state, first)
+    length = batches.tokens.shape[0]
+    metrics = jax.tree.map(lambda x: jnp.full(length, jnp.nan, x.dtype), shapes)
+
+    def body(index, carry):
+      state, metrics = carry
+      state, new = step(state, jax.tree.map(lambda x: x[index], batches))
+      metrics = jax.tree.map(lambda x, y: x.at[index].set(y), metrics, new)
+      return state, metrics
+
+    return jax.lax.fori_loop(0, number, body, (state, metrics))
+
+  shardings = state_shardings(config, optimizer, layout)
+  whole = partitioning.replicated(layout.mesh)
+  return jax.jit(
+    train_chunk,
+    in_shardings=(shardings, batch_sharding(layout), whole),
+    out_shardings=(shardings, whole),
+    donate_argnums=0,
+  )
+
+
+def batch_sharding(layout: Layout) -> NamedSharding:
+  """Of stacked batches [I, B, T]: rows over the data and fsdp axes."""
+  return NamedSharding(layout.mesh, PartitionSpec(None, ("data", "fsdp")))

@@ -1,0 +1,34 @@
+import dataclasses
+
+import pytest
+
+from pav_jax.problems.chain import Chain
+from pav_jax.problems.packing import Demonstrations
+from pav_jax.training.validation import Validation
+
+BATCHES = Demonstrations(Chain(horizon=1), num_rows=2, row_length=32)
+
+
+def test_lower_losses_and_higher_accuracies_score_higher():
+  by_accuracy = Validation(BATCHES)
+  by_loss = dataclasses.replace(by_accuracy, select_by="loss")
+  better, worse = (
+    {"loss": 0.1, "accuracy": 0.9},
+    {"loss": 0.2, "accuracy": 0.8},
+  )
+  assert by_accuracy.score(better) > by_accuracy.score(worse)
+  assert by_loss.score(better) > by_loss.score(worse)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"every": 0}, "every is 0"),
+    ({"num_samples": 4}, r"ks is \(8,\), expected numbers in 1 … 4"),
+    ({"test_ks": (0,)}, "test_ks is"),
+    ({"select_by": "luck"}, "select_by is 'luck', expected one of"),
+  ],
+)
+def test_bad_settings(change, message):
+  with pytest.raises(ValueError, match=message):
+    Validation(BATCHES, **change)
