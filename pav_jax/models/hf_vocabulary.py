@@ -87,7 +87,8 @@ def checked_side(
   """The content of a side file.
 
   Raises:
-    ValueError: if there is no fingerprint, or the sizes differ.
+    ValueError: if there is no fingerprint, or the model has fewer tokens than
+      the vocabulary. It may have more, as widths that suit the hardware want.
   """
   fingerprint = identity.get("fingerprint")
   if not isinstance(fingerprint, str) or not fingerprint:
@@ -95,10 +96,10 @@ def checked_side(
       f"identity has the fingerprint {fingerprint!r}, expected a digest, as of "
       "problems.vocabulary.identity"
     )
-  if identity.get("vocab_size", config.vocab_size) != config.vocab_size:
+  if identity.get("vocab_size", 0) > config.vocab_size:
     raise ValueError(
       f"identity has vocab_size {identity['vocab_size']} and the model "
-      f"{config.vocab_size}, expected the same"
+      f"{config.vocab_size}, expected no fewer"
     )
   return dict(identity)
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -19,9 +20,11 @@ from jaxtyping import Float, Int, PyTree
 from pav_jax.models import hf, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.problems.vocabulary import identity
 from pav_jax.reporting import progress, sft_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
 from pav_jax.training import sft
+from pav_jax.training.initial import random_params
 from pav_jax.training.state import Checkpoints
 from pav_jax.training.validation import Validation, judge, report
 from pav_jax.types import PackedTokens
@@ -55,7 +58,9 @@ def finetune(
   stages: Sequence[sft.Stage] = gin.REQUIRED,
   validation: Validation = gin.REQUIRED,
   optimizer: Callable | None = None,
-  init_params: Callable[[LanguageModel, jax.Array], PyTree] | None = None,
+  init_params: Callable[
+    [LanguageModel, jax.Array, Layout], PyTree
+  ] = random_params,
   seed: int = 0,
   chunk: int = 50,
   checkpoint_every: int = 1000,
@@ -73,7 +78,8 @@ def finetune(
     validation: how the policy is judged, and which is kept.
     optimizer: `learning_rate -> optax.GradientTransformation`; None for
       `sft.AdamW()`.
-    init_params: `(policy, key) -> params` to start from; None for random ones.
+    init_params: `(policy, key, layout) -> params` to start from, as
+      `training.initial` has them.
     seed: of initial parameters and of samples.
     chunk: most train steps in a compiled call.
     checkpoint_every: train steps; whatever they are, the last is kept.
@@ -108,17 +114,18 @@ def finetune(
     "stages": repr(tuple(stages)),
     "validation": repr(validation),
     "optimizer": repr(optimizer),
-    "init_params": repr(init_params),
+    "init_params": repr(getattr(init_params, "__name__", init_params)),
     "seed": str(seed),
   }
   log = MetricsLog(workdir)
-  checkpoints = Checkpoints(workdir / "checkpoints" / "last", config=config)
-  kept = Checkpoints(
-    workdir / "checkpoints" / "best", config=config, max_to_keep=1
+  open_checkpoints = functools.partial(
+    Checkpoints, config=config, fingerprint=problem.fingerprint
   )
+  checkpoints = open_checkpoints(workdir / "checkpoints" / "last")
+  kept = open_checkpoints(workdir / "checkpoints" / "best", max_to_keep=1)
 
   transformation = optimizer(sft.schedule(stages))
-  params = (init_params or LanguageModel.init)(policy, init_key)
+  params = init_params(policy, init_key, layout)
   state = sft.init_state(policy.config, transformation, params, layout)
   del params
   position, best = 0, -math.inf
@@ -158,7 +165,7 @@ def finetune(
           [end],
           {name: np.array([[value]]) for name, value in found.items()},
         )
-        shown = {"accuracy": found["accuracy"]}
+        shown = {"held out": found["accuracy"]}
         score = validation.score(found)
         in_last = end > last_stage or not validation.last_stage_only
         if in_last and score > best:
@@ -307,6 +314,7 @@ def _export(
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,
     },
+    identity=identity(vocabulary, problem.delimiter),
   )
   partial.rename(path)
 
