@@ -20,6 +20,7 @@ def language_model(
   top_p: float = 1.0,
   max_new_tokens: int | None = None,
   max_steps: int | None = None,
+  num_slots: int = 128,
 ) -> LanguageModel:
   """A policy whose tokens and steps are the problem's.
 
@@ -34,6 +35,7 @@ def language_model(
     top_p: see `LanguageModel`.
     max_new_tokens: None for the longest demonstration and an eighth more.
     max_steps: None for the problem's.
+    num_slots: see `LanguageModel`.
 
   Raises:
     ValueError: if the network has too few tokens or too little context.
@@ -65,4 +67,5 @@ def language_model(
     top_k=top_k,
     top_p=top_p,
     pad_token=problem.vocabulary.pad_id,
+    num_slots=num_slots,
   )

@@ -112,9 +112,8 @@ def table(
   title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
   """Prints a small table; the first column names the rows."""
-  drawn = rich.table.Table(
-    title=rich.text.Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD
-  )
+  say(title)
+  drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   for index, column in enumerate(columns):
     drawn.add_column(
       column, justify="left" if index == 0 else "right", no_wrap=True
