@@ -244,10 +244,6 @@ class Chain(text.GeneratedProblem):
     kind = np.where(prefix_len[:, 1:] > prefix_len[:, :-1], kind, ILLEGAL)
     return Steps(*fields, kind)
 
-  def operation_counts(self, rollout: Rollout) -> dict[str, tuple[int, int]]:
-    """`(attempted, wrong)` of each operation's symbol, see `error_counts`."""
-    return dict(self.error_counts(rollout).operations)
-
   def error_counts(self, rollout: Rollout) -> chain_errors.Counts:
     """Counts the mistakes of responses by kind of operation.
 

@@ -37,15 +37,17 @@ def summary(
     figure, axes = plt.subplots(1, panels, figsize=(4 * panels, 3.4))
     smooth = plots.trailing_mean(np.asarray(loss, np.float64)[:, None], window)
     axes[0].plot(np.arange(1, len(loss) + 1), smooth[:, 0], label="training")
-    axes[0].plot(steps, validation["loss"], "o-", label="held out")
-    axes[0].set(xlabel="train step", ylabel="nats a token", ylim=(0, None))
+    axes[0].plot(
+      steps, validation["loss"], "o-", label="held out", markersize=3
+    )
+    axes[0].set(xlabel="train step", ylabel="nats a token", yscale="log")
     axes[0].legend()
     for name, values in validation.items():
       if name == "accuracy" or name.startswith("pass_at_"):
         label = name.replace("pass_at_", "Pass@")
         axes[1].plot(steps, values, "o-", label=label, markersize=3)
     axes[1].set(
-      xlabel="train step", ylabel="validation problems", ylim=(-0.02, 1.02)
+      xlabel="train step", ylabel="share, validation", ylim=(-0.02, 1.02)
     )
     axes[1].legend()
     if mistakes:

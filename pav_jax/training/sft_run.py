@@ -303,8 +303,7 @@ def _export(
 ) -> None:
   """Writes the policy for others; replaces what an earlier run wrote."""
   partial = path.with_name(f".{path.name}")
-  for old in (partial, path):
-    shutil.rmtree(old, ignore_errors=True)
+  shutil.rmtree(partial, ignore_errors=True)
   vocabulary = problem.vocabulary
   hf.save(
     partial,
@@ -316,6 +315,7 @@ def _export(
     },
     identity=identity(vocabulary, problem.delimiter),
   )
+  shutil.rmtree(path, ignore_errors=True)
   partial.rename(path)
 
 
