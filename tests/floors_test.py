@@ -18,7 +18,8 @@ FLOORS = {
   "search": 4,
   "reporting": 5,
   "training": 6,
-  "main": 7,
+  "runs": 7,
+  "main": 8,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -170,7 +170,7 @@ def test_name_that_a_file_misspells_is_refused(tmp_path):
 @pytest.mark.usefixtures("clean_gin")
 def test_gin_file_without_an_experiment_is_refused(capsys, tmp_path):
   file = tmp_path / "mine.gin"
-  file.write_text("import pav_jax.training.compare\n")
+  file.write_text("import pav_jax.runs.compare\n")
   error = fails(capsys, tmp_path / "w", gin_file=file)
   assert "expected a gin file that binds run.experiment" in error
 

@@ -16,8 +16,8 @@ from pav_jax.policies.made import MadePolicy
 from pav_jax.provers import importance
 from pav_jax.provers.procedural import Procedural
 from pav_jax.reporting import plots
+from pav_jax.runs.compare import Trained
 from pav_jax.training import rl
-from pav_jax.training.compare import Trained
 from pav_jax.training.rewards import Reward
 
 

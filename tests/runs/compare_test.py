@@ -12,7 +12,8 @@ from pav_jax.models import partitioning
 from pav_jax.policies.made import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
-from pav_jax.training import compare, rl
+from pav_jax.runs import compare
+from pav_jax.training import rl
 from pav_jax.training.imitation import ImitateProver
 from pav_jax.training.rewards import Reward
 from pav_jax.training.state import sha256

@@ -11,7 +11,8 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.packing import Demonstrations
-from pav_jax.training import sft, sft_run
+from pav_jax.runs import sft as sft_run
+from pav_jax.training import sft
 from pav_jax.training.state import Checkpoints
 from pav_jax.training.validation import Validation
 
