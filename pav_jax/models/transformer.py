@@ -159,12 +159,18 @@ class Transformer(nn.Module):
     segments: Int[Array, "B T"],
   ) -> Float[Array, "B T D"]:
     """See the function below."""
-    config = self.config
-    x = constrain(
-      self.layout, self.embed(tokens), "batch", "length", "residual"
-    )
+    return self.run_layers(self.embed(tokens), positions, segments)
+
+  def run_layers(
+    self,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+  ) -> Float[Array, "B T D"]:
+    """See the function below."""
+    x = constrain(self.layout, x, "batch", "length", "residual")
     sees = functools.partial(visible, positions, positions, segments, segments)
-    x, _ = self.layers(x, positions, sees(config.sliding_window), sees())
+    x, _ = self.layers(x, positions, sees(self.config.sliding_window), sees())
     return self.final_norm(x)
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -250,6 +256,33 @@ def hidden_states(
     segments = jnp.zeros_like(tokens)
   return Transformer(config, layout).apply(
     {"params": params}, tokens, positions, segments, method="hidden_states"
+  )
+
+
+def run_layers(
+  config: TransformerConfig,
+  params: dict,
+  x: Float[Array, "B T D"],
+  *,
+  layout: Layout | None = None,
+) -> Float[Array, "B T D"]:
+  """The layers and the last norm alone, over a residual stream.
+
+  Args:
+    config: the network's shape.
+    params: from `init`; the embedding may be absent.
+    x: the stream before the first layer, a text a row from position 0 on.
+    layout: where activations lie; None to leave that to the compiler.
+  """
+  positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+  # The embedding is a parameter of the module, and not used.
+  params = {"embedding": jnp.zeros((config.vocab_size, config.width)), **params}
+  return Transformer(config, layout).apply(
+    {"params": params},
+    x,
+    positions,
+    jnp.zeros_like(positions),
+    method="run_layers",
   )
 
 

@@ -5,12 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pav_jax import randomness
-from pav_jax.models import transformer
-from pav_jax.models.partitioning import Layout, constrain
+from pav_jax.models import next_token
+from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-
-# Of logits at once in `logp_of_next`: 64 MB in float32.
-MAX_LOGITS = 1 << 24
 
 
 def bucket(length: int) -> int:
@@ -101,9 +98,6 @@ def logp_of_next(
 ) -> Float[Array, "B T"]:
   """Log-probabilities, in nats, of the tokens that follow hidden states.
 
-  Logits exist for at most `MAX_LOGITS` tokens and positions at a time (or those
-  of one position), and are computed again for the gradient.
-
   Args:
     config: the network's shape.
     params: its parameters.
@@ -112,27 +106,11 @@ def logp_of_next(
     temperature: see `scale_logits`.
     layout: where arrays lie; None to leave that to the compiler.
   """
-  batch, length, width = hidden.shape
-
-  @jax.checkpoint
-  def part(args):
-    hidden, tokens = args
-    logits = transformer.logits(config, params, hidden)
-    logits = constrain(layout, logits, "batch", "length", "vocab")
-    return logp_of(scale_logits(logits, temperature), tokens)
-
-  size = max(MAX_LOGITS // (batch * config.vocab_size), 1)
-  if size >= length:
-    return part((hidden, tokens))
-  num = -(-length // size)
-  room = (0, num * size - length)
-  hidden = jnp.pad(hidden, ((0, 0), room, (0, 0)))
-  tokens = jnp.pad(tokens, ((0, 0), room))
-  logp = jax.lax.map(
-    part,
-    (
-      hidden.reshape(batch, num, size, width).swapaxes(0, 1),
-      tokens.reshape(batch, num, size).swapaxes(0, 1),
-    ),
+  return next_token.read(
+    config,
+    params,
+    hidden,
+    tokens,
+    lambda logits, tokens: logp_of(scale_logits(logits, temperature), tokens),
+    layout=layout,
   )
-  return logp.swapaxes(0, 1).reshape(batch, -1)[:, :length]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pav_jax import randomness
-from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models import hf, next_token, partitioning, transformer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies import continuing, sampling, suffixes
 from pav_jax.policies.language_model import LanguageModel
@@ -204,7 +204,7 @@ def test_log_probabilities_never_need_all_logits(params, rollout, monkeypatch):
 
   run = jax.value_and_grad(value, has_aux=True)
   (_, want), want_grad = run(params)
-  monkeypatch.setattr(sampling, "MAX_LOGITS", 12 * 8 * 12)
+  monkeypatch.setattr(next_token, "MAX_LOGITS", 12 * 8 * 12)
   (_, got), got_grad = run(params)
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
   jax.tree.map(
@@ -217,7 +217,7 @@ def test_log_probabilities_never_need_all_logits(params, rollout, monkeypatch):
   policy = dataclasses.replace(
     POLICY, config=config, is_delimiter=[True] * 4096
   )
-  monkeypatch.setattr(sampling, "MAX_LOGITS", 12 * 2 * 4096)
+  monkeypatch.setattr(next_token, "MAX_LOGITS", 12 * 2 * 4096)
   shapes = jax.eval_shape(policy.init, KEY)
   grad = jax.grad(lambda params: jnp.sum(policy.logp(params, rollout)))
   assert peak_bytes(jax.jit(grad).trace(shapes)) < 4 * 12 * 20 * 4096
