@@ -12,6 +12,7 @@ import gin
 import pytest
 
 from pav_jax import main
+from pav_jax.runs import configuration
 
 ROOT = pathlib.Path(main.__file__).parents[1]
 TINY = ROOT / "tests" / "data" / "tiny.gin"
@@ -156,7 +157,7 @@ def test_override_that_an_experiment_does_not_use_is_refused(tmp_path):
   # Each of its arms has an update of its own.
   experiment = ROOT / "gin" / "experiments" / "planted_step_control.gin"
   with pytest.raises(ValueError, match="nothing uses the gin name UPDATE"):
-    main.parse_gin([str(experiment)], ["UPDATE = @sgd/Gradient()"])
+    configuration.parse_gin([str(experiment)], ["UPDATE = @sgd/Gradient()"])
 
 
 @pytest.mark.usefixtures("clean_gin")
@@ -164,7 +165,7 @@ def test_name_that_a_file_misspells_is_refused(tmp_path):
   file = tmp_path / "mine.gin"
   file.write_text(f'include "{TINY}"\nNUM_SEED = 3\n')
   with pytest.raises(ValueError, match="NUM_SEED; did you mean NUM_SEEDS"):
-    main.parse_gin([str(file)], [])
+    configuration.parse_gin([str(file)], [])
 
 
 @pytest.mark.usefixtures("clean_gin")
@@ -218,7 +219,7 @@ def test_unknown_arguments_are_refused(capsys, argument, hint):
   ids=lambda path: path.stem,
 )
 def test_experiments_parse_and_say_their_command(path):
-  main.parse_gin([str(path)], [])
+  configuration.parse_gin([str(path)], [])
   text = path.read_text()
   assert text.startswith("# ")
   assert f"launch/local.sh gin/experiments/{path.name}" in text

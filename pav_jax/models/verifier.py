@@ -1,4 +1,4 @@
-"""The network of a verifier: a language model, and a reader that marks its work.
+"""The network of a verifier: a language model, and a reader of its surprise.
 
 The *trunk* is a language model, such as the policy. A *reader*, a few layers
 more, sees the trunk's hidden states and how surprising each token was under the
@@ -13,7 +13,7 @@ would have to learn both to look there and to match. On chain they did not: the
 area under the ROC curve within a kind of operation stayed at .5. With surprise
 it is .97 and more after few hundred steps (docs/verifiers.md).
 
-Every function of a prefix: what is read at a token depends on the tokens up to
+What is read at a token depends on the tokens up to
 there alone.
 """
 
@@ -144,7 +144,7 @@ def surprise(
 ) -> Float[Array, "*B 4"]:
   """How a token compares with what was expected in its place.
 
-  Its log-probability (in quarters of a nat⁻¹: divided by 4), its probability,
+  Its log-probability in nats, divided by 4, its probability,
   the entropy of the prediction in nats, and by how much its log-probability
   falls short of the likeliest token's, divided by 4. No gradient passes.
   """

@@ -64,7 +64,7 @@ def test_without_reader_it_is_a_head_on_the_trunk():
 def test_one_pass_scores_every_prefix_as_if_it_stood_alone():
   together = values(CONFIG, PARAMS, TOKENS, EVERY)
   for length in (1, 4, 7):
-    # What follows a prefix is replaced; nothing that is read at its end changes.
+    # What follows a prefix is replaced; what is read in it stays.
     alone = TOKENS.at[:, length:].set(7)
     got = values(CONFIG, PARAMS, alone, EVERY)[:, :length]
     np.testing.assert_allclose(got, together[:, :length], atol=2e-6)
