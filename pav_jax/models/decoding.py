@@ -54,12 +54,55 @@ def prefill(
       token.
     layout: where arrays lie; None to leave that to the compiler.
   """
-  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  segments = jnp.zeros_like(tokens)
+  hidden, cache = prefill_hidden(config, params, tokens, at, layout=layout)
+  return _logits(config, params, hidden, layout), cache
+
+
+def prefill_hidden(
+  config: TransformerConfig,
+  params: dict,
+  tokens: Int[Array, "G S"],
+  at: Int[Array, "G Q"],
+  *,
+  layout: Layout | None = None,
+) -> tuple[Float[Array, "G Q D"], Cache]:
+  """The trunk's output at some tokens of each text, and the text's cache.
+
+  Args:
+    config: as of `prefill`, like the other arguments.
+    params: likewise.
+    tokens: likewise.
+    at: likewise.
+    layout: likewise.
+  """
+  return prefill_stream(
+    config, params, embed(config, params, tokens, layout), at, layout=layout
+  )
+
+
+def prefill_stream(
+  config: TransformerConfig,
+  params: dict,
+  x: Float[Array, "G S D"],
+  at: Int[Array, "G Q"],
+  *,
+  layout: Layout | None = None,
+) -> tuple[Float[Array, "G Q D"], Cache]:
+  """`prefill_hidden` from the residual stream before the first layer.
+
+  Args:
+    config: as of `prefill`, like the other arguments.
+    params: likewise; the embedding is not read.
+    x: of texts from position 0 on.
+    at: likewise.
+    layout: likewise.
+  """
+  positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+  segments = jnp.zeros_like(positions)
 
   def pair(x, params):
     cache = {}
-    for name, window in _windows(config):
+    for name, window in windows(config):
       mask = visible(positions, positions, segments, segments, window)
       x, (key, value) = transformer.Layer(config, layout).apply(
         {"params": params[name]}, x, positions, mix_masked(config, mask)
@@ -78,10 +121,9 @@ def prefill(
       )
     return x, cache
 
-  x = _embed(config, params, tokens, layout)
   x, cache = jax.lax.scan(pair, x, params["layers"])
   x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-  return _logits(config, params, x, layout), cache
+  return final_norm(config, params, x), cache
 
 
 def join(cache: Cache, num: int) -> Cache:
@@ -121,9 +163,9 @@ def empty_suffixes(
   def pair():
     key = constrain(layout, jnp.zeros(sizes, config.dtype), *axes)
     value = constrain(layout, jnp.zeros_like(key.swapaxes(3, 4)), *axes)
-    return {name: (key, value) for name, _ in _windows(config)}
+    return {name: (key, value) for name, _ in windows(config)}
 
-  if _is_shallow(config):
+  if is_shallow(config):
     return tuple(pair() for _ in range(num_pairs))
   return jax.tree.map(lambda x: jnp.repeat(x[None], num_pairs, axis=0), pair())
 
@@ -138,7 +180,7 @@ def unstack(config: TransformerConfig, stacked: PyTree) -> PyTree:
   Returns:
     A tuple over pairs if layers are unrolled, and else `stacked`.
   """
-  if not _is_shallow(config):
+  if not is_shallow(config):
     return stacked
   return tuple(
     jax.tree.map(operator.itemgetter(i), stacked)
@@ -185,14 +227,14 @@ def decode(
   age = (place - 1 - jnp.arange(room)) % room + 1
   sees_own = age <= index[:, :, None]
   masks = {}
-  for name, window in _windows(config):
+  for name, window in windows(config):
     near = (distance < window, age < window) if window else (True, True)
     masks[name] = (sees_shared & near[0], sees_own & near[1])
 
   def pair(x, xs):
     params, shared, suffixes = xs
     added = {}
-    for name, _ in _windows(config):
+    for name, _ in windows(config):
 
       def mix(query, key, value, name=name):
         gathered = attend_shared(
@@ -229,9 +271,9 @@ def decode(
       for name, (key, value) in added.items()
     }
 
-  x = _embed(config, params, tokens, layout)
+  x = embed(config, params, tokens, layout)
   xs = (params["layers"], shared, suffixes)
-  if _is_shallow(config):
+  if is_shallow(config):
     # The condition always holds. It makes one operation of what reads the
     # caches, after which they are overwritten; else XLA would copy them first.
     nothing = jax.tree.map(
@@ -242,27 +284,41 @@ def decode(
   else:
     x, added = jax.lax.scan(pair, x, xs)
     suffixes = grow(suffixes, added)
+  x = final_norm(config, params, x)
   return _logits(config, params, x, layout), suffixes
 
 
-def _is_shallow(config: TransformerConfig) -> bool:
+def is_shallow(config: TransformerConfig) -> bool:
   """Whether decoding's layers are unrolled."""
   return config.num_layers <= MAX_UNROLLED
 
 
-def _windows(config: TransformerConfig) -> tuple[tuple[str, int | None], ...]:
+def windows(config: TransformerConfig) -> tuple[tuple[str, int | None], ...]:
+  """The layers of a pair, and how many tokens each sees; None for all."""
   return (("local", config.sliding_window), ("global", None))
 
 
-def _embed(config, params: dict, tokens: jax.Array, layout: Layout | None):
+def embed(
+  config: TransformerConfig,
+  params: dict,
+  tokens: Int[Array, "B T"],
+  layout: Layout | None,
+) -> Float[Array, "B T D"]:
+  """The residual stream before the first layer."""
   x = transformer.Transformer(config).apply(
     {"params": params}, tokens, method="embed"
   )
   return constrain(layout, x, "batch", "length", "residual")
 
 
-def _logits(config, params: dict, x: jax.Array, layout: Layout | None):
+def final_norm(
+  config: TransformerConfig, params: dict, x: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+  """The trunk's output from the residual stream after its last layer."""
   norm = transformer.RMSNorm(config)
-  x = norm.apply({"params": params["final_norm"]}, x)
-  logits = transformer.logits(config, params, x)
+  return norm.apply({"params": params["final_norm"]}, x)
+
+
+def _logits(config, params: dict, hidden: jax.Array, layout: Layout | None):
+  logits = transformer.logits(config, params, hidden)
   return constrain(layout, logits, "batch", "length", "vocab")
