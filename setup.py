@@ -1,21 +1,25 @@
 from setuptools import find_packages, setup
 
+# seqio needs editdistance and tensorflow-text, which have no wheels elsewhere.
+SEQIO = "python_version < '3.13' and sys_platform == 'linux'"
+
 TEST = [
   "beartype",
+  f"dill; {SEQIO}",  # tensorflow_datasets.testing imports it and asks for none
+  "hypothesis",
   "pytest",
   "pytest-xdist",
   "ruff",
-  "scipy",
 ]
 
-# seqio needs editdistance and tensorflow-text, which have no wheels elsewhere.
-SEQIO = "python_version < '3.13' and sys_platform == 'linux'"
 DATA = [
   "sentencepiece",
   f"seqio; {SEQIO}",
   f"tensorflow; {SEQIO}",
   f"tensorflow-datasets; {SEQIO}",
+  f"importlib_resources; {SEQIO}",  # as dill: for data sets of one's own
 ]
+MATH = ["math-verify"]
 
 setup(
   name="pav_jax",
@@ -37,13 +41,15 @@ setup(
     "orbax-checkpoint",
     "rich",
     "safetensors",
+    "scipy",
     "tensorboardX",
   ],
   extras_require={
     "bench": ["torch", "transformers"],
     "data": DATA,
+    "math": MATH,
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA,
+    "all": TEST + DATA + MATH,
   },
 )

@@ -1,6 +1,6 @@
-"""TensorFlow and seqio, imported without noise and kept off accelerators.
+"""TensorFlow, TFDS and seqio, imported without noise and kept off accelerators.
 
-    from pav_jax.problems.frameworks import seqio, tf
+    from pav_jax.problems.frameworks import seqio, tf, tfds
 
 They are the extra `data`; `import pav_jax` needs neither.
 """
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["seqio", "tf"]
+__all__ = ["seqio", "tf", "tfds"]
 
 
 @contextlib.contextmanager
@@ -31,6 +31,7 @@ try:
   with _quiet():
     import seqio
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
     # Else TensorFlow would take the accelerators' memory from JAX.
     for _kind in ("GPU", "TPU"):

@@ -82,10 +82,11 @@ class Demonstrations:
   number of demonstrations before.
 
   Attributes:
-    problem: has `problem_ids(split, start, stop)`, `demonstrations`.
+    problem: has `problem_ids(split, start, stop)`, `demonstrations`,
+      `split_size` and `max_demonstration_len`.
     num_rows: of a batch.
     row_length: tokens in a row; at least the longest demonstration's.
-    num_problems: of the split.
+    num_problems: of the split; None for all, at most 2²⁴.
     split: of the problem.
 
   Raises:
@@ -95,14 +96,17 @@ class Demonstrations:
   problem: Any
   num_rows: int
   row_length: int
-  num_problems: int = 2**24
+  num_problems: int | None = None
   split: str = "train"
 
   def __post_init__(self):
+    if self.num_problems is None:
+      size = min(2**24, self.problem.split_size(self.split))
+      object.__setattr__(self, "num_problems", size)
     for name in ("num_rows", "num_problems"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
-    longest = self.problem.prompt_len + self.problem.max_response_len
+    longest = self.problem.max_demonstration_len
     if self.row_length < longest:
       raise ValueError(
         f"row_length is {self.row_length}, expected at least {longest}, the "

@@ -13,6 +13,7 @@ import gin
 import numpy as np
 
 from pav_jax.problems import text
+from pav_jax.problems.data_problem import DataProblem
 from pav_jax.problems.frameworks import seqio, tf
 from pav_jax.problems.seqio_vocabulary import feature
 
@@ -115,7 +116,7 @@ def _demonstrate(
 
 
 def _examples(
-  problem: text.TextProblem, num_problems: Mapping[str, int]
+  problem: DataProblem | text.TextProblem, num_problems: Mapping[str, int]
 ) -> Callable[..., tf.data.Dataset]:
   """The function of a source of problems and their answers."""
   ids = tf.TensorSpec([None], tf.int32)
@@ -124,9 +125,12 @@ def _examples(
   def examples(split, shuffle_files, seed=None, shard_info=None):
     def rows():
       for example in problem.examples(split, 0, num_problems[split]):
+        target = example.answer
+        if isinstance(problem, DataProblem):
+          target = problem.solution(example.problem_id)
         yield {
           "inputs": np.asarray(example.prompt, np.int32),
-          "targets": np.asarray(example.answer, np.int32),
+          "targets": np.asarray(target, np.int32),
           "problem_id": example.problem_id,
           "sample_id": 0,
         }
@@ -148,7 +152,7 @@ def _examples(
 @gin.register
 def register(
   name: str,
-  problem: text.GeneratedProblem | text.TextProblem,
+  problem: text.GeneratedProblem | DataProblem | text.TextProblem,
   *,
   num_problems: Mapping[str, int] | None = None,
   num_samples: int = 1,
@@ -156,8 +160,9 @@ def register(
   """Registers a problem's demonstrations as a seqio task.
 
   Of a `GeneratedProblem` the first demonstration of each problem comes first,
-  then the second of each, and so on; each host makes its own part alone. Any
-  other problem has one example each, with its answer for a response.
+  then the second of each, and so on; each host makes its own part alone. A
+  `DataProblem` has one example each, with its solution for a response, and so
+  has any other problem, with its answer.
 
   With `shuffle` all examples of a split are permuted, the same way for the same
   seed, and seqio's buffer shuffles what comes out, anew in each epoch.
@@ -165,8 +170,8 @@ def register(
   Args:
     name: of the task.
     problem: any text problem.
-    num_problems: of each split; None for 2²⁰ to train and 1000 for validation
-      and test each.
+    num_problems: of each split; None for all of a `DataProblem`, and else for
+      2²⁰ to train and 1000 for validation and test each.
     num_samples: demonstrations of each problem.
 
   Returns:
@@ -178,6 +183,8 @@ def register(
       not positive, the vocabulary's padding is not 0, or the problem has no
       demonstrations and several are asked for.
   """
+  if num_problems is None and isinstance(problem, DataProblem):
+    num_problems = {name: problem.split_size(name) for name in text.SPLITS}
   num_problems = dict(NUM_PROBLEMS if num_problems is None else num_problems)
   if set(num_problems) - set(text.SPLITS) or not num_problems:
     raise ValueError(

@@ -135,6 +135,22 @@ class GeneratedProblem(abc.ABC):
   ) -> Int[np.ndarray, "B R"]:
     """Demonstrated responses, padded to `max_response_len`: int32[B, R]."""
 
+  @property
+  def max_demonstration_len(self) -> int:
+    """Most tokens of a prompt and its demonstrated response."""
+    return self.prompt_len + self.max_response_len
+
+  def split_size(self, split: str) -> int:
+    """Problems that can be asked for; of every split alike."""
+    del split
+    return (2**31 - 1) // len(SPLITS)
+
+  def prompt_lengths(
+    self, problem_id: Int[ArrayLike, "B"]
+  ) -> Int[np.ndarray, "B"]:
+    """Tokens in each prompt, int32[B]: all `prompt_len`."""
+    return np.full(len(np.asarray(problem_id)), self.prompt_len, np.int32)
+
   @functools.cached_property
   def ends_step(self) -> Bool[np.ndarray, "V"]:
     """Which tokens end a step."""

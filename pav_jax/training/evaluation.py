@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
 from pav_jax import values
+from pav_jax.types import Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ def evaluate(
   *,
   num_samples: int,
   rows_per_call: int = 2048,
+  observe: Callable[[Rollout], None] | None = None,
 ) -> Evaluation:
   """Samples responses to problems and grades them.
 
@@ -86,11 +88,13 @@ def evaluate(
     params: of its network.
     key: the run's key. The same key gives the same samples at equal params, so
       evaluations of one run differ by its params alone.
-    problem: a text problem: `prompts`, `outcomes`, and `error_counts` if it
-      has that.
+    problem: a text problem: `prompts`, `prompt_lengths`, `outcomes`, and
+      `error_counts` if it has that.
     problem_id: the problems.
     num_samples: N responses to each.
     rows_per_call: responses sampled at a time; bounds memory.
+    observe: is shown the responses of each call, those that fill up the last
+      one left out.
 
   Raises:
     ValueError: if there are no problems or samples.
@@ -112,12 +116,14 @@ def evaluate(
       params,
       key,
       prompts,
-      np.full(each, prompts.shape[1], np.int32),
+      problem.prompt_lengths(ids),
       ids,
       num_samples=num_samples,
     )
     rows = valid * num_samples
     rollout = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], rollout)
+    if observe:
+      observe(rollout)
     outcomes = problem.outcomes(rollout).reshape(valid, num_samples)
     num_correct.append(outcomes.sum(-1).astype(np.int64))
     lengths = rollout.prefix_len[:, -1] - rollout.prefix_len[:, 0]

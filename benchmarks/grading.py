@@ -1,0 +1,138 @@
+"""How many answers a core grades in a second.
+
+  .venv/bin/python benchmarks/grading.py
+
+Responses of some lines to made-up problems whose answers are of the kinds that
+MATH has: integers, decimals, fractions, roots, expressions, points, intervals,
+words. Of four responses to a problem one has the answer as it is written, one
+in another form, and two have another answer; no two problems are alike. Each
+grader has one process. Prints answers per second of wall time and of that
+process's time, and the share that was graded as it was made; and the time for
+hostile responses, with `seconds` = 1.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import time
+
+from pav_jax.problems import grading, grading_pool
+
+# How often, then for a number n: the answer, another form, wrong ones.
+KINDS = (
+  (10, lambda n: (f"{n}", f"{n}.0", f"{n + 1}", f"-{n}")),
+  (
+    2,
+    lambda n: (
+      f"{1000 * n:,}",
+      f"{1000 * n}",
+      f"{100 * n}",
+      f"{1000 * n + 1:,}",
+    ),
+  ),
+  (1, lambda n: (f"{n}.25", rf"\frac{{{4 * n + 1}}}{{4}}", f"{n}.5", f"{n}")),
+  (
+    3,
+    lambda n: (
+      rf"\frac{{{n}}}{{{n + 1}}}",
+      rf"\dfrac{{{n}}}{{{n + 1}}}",
+      rf"\frac{{{n + 1}}}{{{n}}}",
+      f"{n}/7",
+    ),
+  ),
+  (
+    1,
+    lambda n: (
+      rf"{2 * n}\sqrt{{2}}",
+      rf"\sqrt{{{8 * n * n}}}",
+      rf"{n}\sqrt{{3}}",
+      rf"\sqrt{{{n}}}",
+    ),
+  ),
+  (
+    1,
+    lambda n: (
+      f"x^2 + {2 * n}x + {n * n}",
+      f"(x+{n})^2",
+      f"x^2 + {n}x + {n * n}",
+      f"x^2 - {2 * n}x + 1",
+    ),
+  ),
+  (
+    1,
+    lambda n: (f"({n}, 5)", rf"\left({n},5\right)", f"(5, {n})", f"({n}, 4)"),
+  ),
+  (1, lambda n: (f"[{n}, 999)", f"[{n},999)", f"({n}, 999)", f"[1, {n}]")),
+  (1, lambda n: (rf"{n}\pi", rf"{n} \pi", rf"{2 * n}\pi", f"{n}")),
+  (1, lambda n: (rf"\text{{row {n}}}", f"row {n}", r"\text{none}", "column")),
+)
+HOSTILE = {
+  "9^{9^{9^9}}": "9^{9^{9^9}}",
+  "a factorial": "1000000000!",
+  "300 nested parentheses": "(" * 300 + "1" + ")" * 300,
+  "100 nested roots": r"\sqrt{" * 100 + "2" + "}" * 100,
+  "a large power": "(x+y+z+1)^{900}",
+  "code": '__import__("os").system("true")',
+}
+TEXT = "First, we look at what is given: $a = {0}$ and $b = {0} + 1$.\n" * 4
+
+
+def rows(number):
+  """Responses, right answers, and whether they should be found right."""
+  draw = random.Random(0)
+  kinds = [kind for share, kind in KINDS for _ in range(share)]
+  out = []
+  for n in range(number // 4):
+    forms = draw.choice(kinds)(n + 2)
+    for i, form in enumerate(forms):
+      response = TEXT.format(n) + rf"So the answer is $\boxed{{{form}}}$."
+      out.append((response, forms[0], i < 2))
+  return out
+
+
+def processor_seconds(group):
+  """Of all processes in a process group, so far."""
+  ticks = 0
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      fields = path.read_text().rpartition(")")[2].split()
+    except OSError:
+      continue
+    if int(fields[2]) == group:
+      ticks += sum(map(int, fields[11:15]))
+  return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--answers", type=int, default=8000)
+  arguments = parser.parse_args()
+  responses, answers, expected = zip(*rows(arguments.answers), strict=True)
+  for grader in (
+    grading.NormalizedMatch(num_workers=1, seconds=1.0),
+    grading.SymbolicMatch(num_workers=1, seconds=1.0),
+  ):
+    grader(["start"], ["1"])
+    pool = grading_pool.pool(
+      symbolic=grader.symbolic, seconds=1.0, megabytes=512, num_workers=1
+    )
+    group = pool._workers[0].process.pid
+    begin, used = time.perf_counter(), processor_seconds(group)
+    found = grader(responses, answers)
+    seconds = time.perf_counter() - begin
+    used = processor_seconds(group) - used
+    agree = sum(map(bool.__eq__, found.tolist(), expected)) / len(found)
+    print(
+      f"{type(grader).__name__}: {len(found) / seconds:,.0f} answers/s, "
+      f"{len(found) / used:,.0f} per second of its process; "
+      f"{100 * agree:.1f} % as made"
+    )
+  for name, answer in HOSTILE.items():
+    begin = time.perf_counter()
+    (found,) = grader([rf"\boxed{{{answer}}}"], ["7"])
+    print(f"{name}: {found}, {time.perf_counter() - begin:.2f} s")
+
+
+if __name__ == "__main__":
+  main()
