@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
@@ -108,6 +109,79 @@ class AdamW:
     )
 
 
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Muon:
+  """Orthogonalised momentum for kernels, Adam for embeddings and norms.
+
+  `optax.contrib.muon` (Jordan et al., 2024): a kernel's update is the nearest
+  orthogonal matrix to its momentum, by Newton and Schulz's iteration. It is
+  scaled as in Liu et al., arXiv 2502.16982, so that its elements have a root
+  mean square of `rms`, near that of Adam's. Attention kernels are matrices
+  between the residual stream and all heads.
+
+  Attributes:
+    beta: of the momentum, which is Nesterov's.
+    rms: of updates at learning rate 1.
+    weight_decay: of kernels.
+    adam_scale: Adam's learning rate by Muon's.
+    b1: of Adam's mean of gradients, whose momentum is Nesterov's too.
+    b2: of the mean of their squares.
+    eps: added to its root.
+    clip_norm: gradients of a larger norm are scaled down to it.
+  """
+
+  beta: float = 0.95
+  rms: float = 0.2
+  weight_decay: float = 0.0
+  adam_scale: float = 1.0
+  b1: float = 0.9
+  b2: float = 0.98
+  eps: float = 1e-8
+  clip_norm: float = 1.0
+
+  def __call__(self, learning_rate: Any) -> optax.GradientTransformation:
+    """The transformation; the learning rate is a number or a schedule."""
+
+    def adam_learning_rate(count):
+      rate = learning_rate(count) if callable(learning_rate) else learning_rate
+      return self.adam_scale * rate
+
+    return optax.chain(
+      optax.clip_by_global_norm(self.clip_norm),
+      optax.contrib.muon(
+        learning_rate,
+        beta=self.beta,
+        eps=self.eps,
+        weight_decay=self.weight_decay,
+        adam_b1=self.b1,
+        adam_b2=self.b2,
+        adam_learning_rate=adam_learning_rate,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=self.rms,
+      ),
+    )
+
+
+def _matrices(params: PyTree) -> PyTree:
+  """Which axes of kernels [pairs, …] go in and out; None for other arrays."""
+  axes = {
+    "query": ((1,), (2, 3)),
+    "key": ((1,), (2, 3)),
+    "value": ((1,), (2, 3)),
+    "out": ((1, 2), (3,)),
+    "gate": ((1,), (2,)),
+    "up": ((1,), (2,)),
+    "down": ((1,), (2,)),
+  }
+
+  def of(path, _):
+    found = axes.get(path[-1].key)
+    return found and optax.contrib.MuonDimensionNumbers(*found)
+
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SftState:
@@ -190,12 +264,17 @@ def state_shardings(
   params = transformer.shardings(config, layout)
   shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
   whole = partitioning.replicated(layout.mesh)
+
+  def absent(leaf):
+    return isinstance(leaf, optax.MaskedNode)
+
   moments = optax.tree_map_params(
     optimizer,
-    lambda _, sharding: sharding,
+    lambda leaf, sharding: leaf if absent(leaf) else sharding,
     jax.eval_shape(optimizer.init, shapes),
     params,
     transform_non_params=lambda _: whole,
+    is_leaf=absent,
   )
   return SftState(params, moments)
 

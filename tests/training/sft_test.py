@@ -90,6 +90,40 @@ def test_only_scales_of_norms_do_not_decay():
     np.testing.assert_allclose(update, expected, rtol=1e-6)
 
 
+def test_muon_makes_kernels_steps_orthogonal():
+  # A matrix [m, n] with orthonormal rows or columns has min(m, n) singular
+  # values of 1. Its elements have a root mean square of 1 / √max(m, n), which
+  # is scaled to `rms`. Newton and Schulz's iteration ends near, not at, 1.
+  optimizer = sft.Muon(rms=0.5)(0.1)
+  gradient = jax.tree.map(
+    lambda x: jax.random.normal(jax.random.key(x.size), x.shape), PARAMS
+  )
+  updates, _ = optimizer.update(gradient, optimizer.init(PARAMS), PARAMS)
+  layer = updates["layers"]["global"]
+  matrices = {
+    "query": layer["attention"]["query"].reshape(16, 16),
+    "key": layer["attention"]["key"].reshape(16, 8),
+    "out": layer["attention"]["out"].reshape(16, 16),
+    "down": layer["mlp"]["down"][0],
+  }
+  for name, matrix in matrices.items():
+    found = np.linalg.svd(matrix / (0.1 * 0.5 * 4), compute_uv=False)
+    assert 0.4 < found.min() < found.max() < 1.4, (name, found)
+
+
+def test_muon_leaves_embeddings_and_scales_to_adam():
+  # Adam's first step with Nesterov's momentum is its learning rate times
+  # b1 (1 - b1) / (1 - b1²) + 1 along the gradient's sign: 1 + 0.9 / 1.9.
+  optimizer = sft.Muon(adam_scale=0.5, weight_decay=0.5, clip_norm=1e9)(0.1)
+  ones = jax.tree.map(jnp.ones_like, PARAMS)
+  updates, _ = optimizer.update(ones, optimizer.init(ones), ones)
+  for update in (
+    updates["embedding"],
+    updates["layers"]["local"]["pre_mlp_norm"]["scale"],
+  ):
+    np.testing.assert_allclose(update, -0.05 * (1 + 0.9 / 1.9), rtol=1e-4)
+
+
 def test_schedule_joins_the_stages():
   # Warm-up to 1 in 4 steps, then half a cosine to 0 in 6; then the next stage.
   rates = sft.schedule([STAGE, dataclasses.replace(STAGE, learning_rate=3.0)])
@@ -110,8 +144,9 @@ def test_bad_stages(change, message):
     dataclasses.replace(STAGE, **change)
 
 
-def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device():
-  optimizer = sft.AdamW()(1e-2)
+@pytest.mark.parametrize("kind", [sft.AdamW(), sft.Muon()])
+def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(kind):
+  optimizer = kind(1e-2)
   batches, position = [], 0
   for _ in range(3):
     batch, position = BATCHES(position)
@@ -125,8 +160,16 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device():
   layout = Layout(partitioning.make_mesh(data=2, fsdp=2, tensor=2))
   params = jax.tree.map(jnp.copy, PARAMS)
   state = sft.init_state(CONFIG, optimizer, params, layout)
-  embedding = state.optimizer[1][0].mu["embedding"]
-  assert embedding.addressable_shards[0].data.size == embedding.size // 4
+  moments = [
+    x
+    for path, x in jax.tree_util.tree_leaves_with_path(state.optimizer)
+    if getattr(path[-1], "key", None) in ("embedding", "gate")
+  ]
+  # Of 2 gates and the embedding: Adam's means of gradients and squares, Muon's
+  # momentum alone.
+  assert len(moments) == {sft.AdamW: 6, sft.Muon: 4}[type(kind)]
+  for x in moments:
+    assert x.addressable_shards[0].data.size == x.size // 4
   chunk = sft.make_train_chunk(CONFIG, optimizer, layout)
   stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
   state, metrics = chunk(state, stacked, np.int32(2))
