@@ -5,13 +5,27 @@ modules as they are imported; so both are arranged before any test is loaded.
 They go through the environment, which processes started by a test inherit.
 """
 
+import importlib.metadata
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+# Tests compile many programs and run each for a moment, so machine code is not
+# optimised; what XLA does before, such as partitioning, is as ever. The third
+# turns off emitters that compile slowly; JAX 0.12 has no others.
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    *(
+      ["--xla_cpu_use_fusion_emitters=false"]
+      if importlib.metadata.version("jaxlib").startswith("0.10.")
+      else []
+    ),
+    os.environ.get("XLA_FLAGS", ""),  # of flags that differ, the later counts
+    "--xla_force_host_platform_device_count=8",
+  ]
+)
 os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR",
   str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"),

@@ -4,11 +4,18 @@ import pytest
 
 from pav_jax import thresholds
 
+# Compiled: an operation at a time takes long.
+first_error = jax.jit(thresholds.first_error)
+first_error_scores = jax.jit(thresholds.first_error_scores)
+first_error_threshold = jax.jit(thresholds.first_error_threshold)
+outcome_thresholds = jax.jit(thresholds.outcome_thresholds)
+outcome_errors = jax.jit(thresholds.outcome_errors)
+
 
 def test_first_error_by_hand():
   scores = np.array([[0.9, 0.4, 0.1], [0.9, 0.8, 0.1], [0.5, 0.5, 0.5]])
   mask = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
-  got = thresholds.first_error(scores, mask, threshold=0.5)
+  got = first_error(scores, mask, threshold=0.5)
   assert got.dtype == np.int32
   # The last step of the second does not exist; 0.5 is not below 0.5.
   np.testing.assert_array_equal(got, [1, -1, -1])
@@ -16,13 +23,13 @@ def test_first_error_by_hand():
 
 def test_f1_by_hand():
   # Erroneous: 1 of 3 found; correct: 1 of 2. 2 (1/3) (1/2) / (5/6) = 2/5.
-  scores = thresholds.first_error_scores(
+  scores = first_error_scores(
     np.array([2, 0, -1, -1, 3]), np.array([2, 1, 0, -1, -1])
   )
   np.testing.assert_allclose(scores, [1 / 3, 1 / 2, 2 / 5], rtol=1e-6)
-  nothing = thresholds.first_error_scores(np.array([1, 0]), np.array([0, -1]))
+  nothing = first_error_scores(np.array([1, 0]), np.array([0, -1]))
   np.testing.assert_array_equal(nothing, [0, 0, 0])
-  one_kind = thresholds.first_error_scores(np.array([1]), np.array([1]))
+  one_kind = first_error_scores(np.array([1]), np.array([1]))
   np.testing.assert_array_equal(one_kind, [1, np.nan, np.nan])
 
 
@@ -50,7 +57,7 @@ def test_no_threshold_does_better(seed):
   after = (labels[:, None] >= 0) & (np.arange(h) >= labels[:, None])
   scores = np.round(rng.random((n, h)) + 0.5 * ~after, 1).astype(np.float32)
   scores[~mask] = np.nan
-  got = jax.jit(thresholds.first_error_threshold)(scores, mask, labels)
+  got = first_error_threshold(scores, mask, labels)
   every = np.unique(scores[mask])
   tried = [-1, *every, *(every[1:] + every[:-1]) / 2, 99]
   best = max(f1_at(scores, mask, labels, t) for t in tried)
@@ -66,18 +73,18 @@ def test_the_threshold_is_in_the_middle():
   # or of the correct sample.
   scores = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.7]], np.float32)
   mask = np.ones((2, 3), bool)
-  got = thresholds.first_error_threshold(scores, mask, np.array([1, -1]))
+  got = first_error_threshold(scores, mask, np.array([1, -1]))
   np.testing.assert_allclose(got, 0.4, rtol=1e-6)
   # An error at the first step has nothing before it.
   scores = np.array([[0.2, 0.1, 0.0], [0.6, 0.8, 0.7]], np.float32)
-  got = thresholds.first_error_threshold(scores, mask, np.array([0, -1]))
+  got = first_error_threshold(scores, mask, np.array([0, -1]))
   np.testing.assert_allclose(got, 0.4, rtol=1e-6)
   # Neighbouring numbers have none between them: the upper one then.
   low = np.float32(0.5)
   high = np.nextafter(low, np.float32(1))
   scores = np.array([[low], [high]])
   labels = np.array([0, -1])
-  got = thresholds.first_error_threshold(scores, mask[:, :1], labels)
+  got = first_error_threshold(scores, mask[:, :1], labels)
   assert got == high
 
 
@@ -86,21 +93,21 @@ def test_samples_that_no_threshold_gets_right_do_not_count():
   # 0.5 and up to 0.2. Best is (0.4, 0.5], with half of either kind.
   scores = np.array([[0.9, 0.4], [0.3, 0.6], [0.5, 0.5], [0.2, 0.2]])
   mask, labels = np.ones((4, 2), bool), np.array([1, 1, -1, -1])
-  got = thresholds.first_error_threshold(scores, mask, labels)
+  got = first_error_threshold(scores, mask, labels)
   np.testing.assert_allclose(got, 0.45, rtol=1e-6)
 
 
 def test_no_threshold_serves_a_verifier_that_is_upside_down():
   scores, mask = np.array([[0.9], [0.1]], np.float32), np.ones((2, 1), bool)
   labels = np.array([0, -1])
-  got = thresholds.first_error_threshold(scores, mask, labels)
+  got = first_error_threshold(scores, mask, labels)
   assert got == -np.inf
-  found = thresholds.first_error(scores, mask, threshold=got)
+  found = first_error(scores, mask, threshold=got)
   np.testing.assert_array_equal(found, [-1, -1])
 
 
 def test_one_kind_alone_gives_no_threshold():
-  got = thresholds.first_error_threshold(
+  got = first_error_threshold(
     np.zeros((2, 3)), np.ones((2, 3), bool), np.array([0, 2])
   )
   assert np.isnan(got)
@@ -120,8 +127,8 @@ def test_outcomes_are_predicted_as_well_as_any_threshold_can(seed):
   scores = np.round(scores, 1).astype(np.float32)
   mask = rng.random((40, 4)) < [1, 1, 0.8, 0.2]
   scores[~mask] = np.nan
-  got = jax.jit(thresholds.outcome_thresholds)(scores, outcome, mask)
-  errors = thresholds.outcome_errors(scores, outcome, mask, thresholds=got)
+  got = outcome_thresholds(scores, outcome, mask)
+  errors = outcome_errors(scores, outcome, mask, thresholds=got)
   for h in range(4):
     kept = mask[:, h]
     column = scores[kept, h], outcome[kept]
@@ -137,11 +144,11 @@ def test_outcome_thresholds_by_hand():
   mask = np.ones((4, 4), bool)
   mask[:, 2] = False
   mask[:2, 3] = False
-  got = thresholds.outcome_thresholds(scores, outcome, mask)
+  got = outcome_thresholds(scores, outcome, mask)
   # Separable between 0.2 and 0.3; upside down, where all are called correct;
   # no rollout; correct ones alone.
   np.testing.assert_allclose(got, [0.25, -np.inf, np.nan, -np.inf], rtol=1e-6)
-  errors = thresholds.outcome_errors(scores, outcome, mask, thresholds=got)
+  errors = outcome_errors(scores, outcome, mask, thresholds=got)
   np.testing.assert_array_equal(errors, [0, 0.5, np.nan, 0])
 
 
@@ -149,14 +156,12 @@ def test_equal_scores_are_on_one_side():
   # All or none of three equal scores: calling them wrong errs once.
   scores, mask = np.full((3, 1), 0.5), np.ones((3, 1), bool)
   outcome = np.array([0.0, 1.0, 0.0])
-  got = thresholds.outcome_thresholds(scores, outcome, mask)
+  got = outcome_thresholds(scores, outcome, mask)
   assert got == np.inf
-  errors = thresholds.outcome_errors(scores, outcome, mask, thresholds=got)
+  errors = outcome_errors(scores, outcome, mask, thresholds=got)
   np.testing.assert_allclose(errors, 1 / 3, rtol=1e-6)
   # A score at the threshold says "correct", which errs twice.
-  errors = thresholds.outcome_errors(
-    scores, outcome, mask, thresholds=np.array([0.5])
-  )
+  errors = outcome_errors(scores, outcome, mask, thresholds=np.array([0.5]))
   np.testing.assert_allclose(errors, 2 / 3, rtol=1e-6)
 
 

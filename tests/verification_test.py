@@ -6,6 +6,18 @@ import scipy.stats
 
 from pav_jax import verification as v
 
+# Compiled: an operation at a time takes long.
+auc = jax.jit(v.auc, static_argnames="axis")
+auc_by_group = jax.jit(v.auc_by_group, static_argnames=("num_groups", "axis"))
+correlation = jax.jit(v.correlation, static_argnames="axis")
+mean_squared_error = jax.jit(v.mean_squared_error, static_argnames="axis")
+reliability_curve, expected_calibration_error = (
+  jax.jit(
+    fn, static_argnames=("axis", "num_bins", "low", "high", "equal_mass")[k:]
+  )
+  for fn, k in ((v.reliability_curve, 1), (v.expected_calibration_error, 0))
+)
+
 
 def pairs_auc(scores, labels, groups=None):
   """By the definition: every pair of a positive and a negative in a group."""
@@ -47,13 +59,13 @@ def test_prefix_mask_by_hand():
   ],
 )
 def test_auc_by_hand(scores, labels, want):
-  np.testing.assert_allclose(v.auc(np.array(scores), np.array(labels)), want)
+  np.testing.assert_allclose(auc(np.array(scores), np.array(labels)), want)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_auc_is_the_share_of_pairs_and_mann_whitneys_u(seed):
   scores, labels, mask, groups = made(seed, (60,))
-  got = jax.jit(v.auc)(scores, labels, mask)
+  got = auc(scores, labels, mask)
   np.testing.assert_allclose(got, pairs_auc(scores[mask], labels[mask]), 1e-6)
   a, b = scores[mask & labels], scores[mask & ~labels]
   u = scipy.stats.mannwhitneyu(a, b).statistic
@@ -71,8 +83,8 @@ def test_auc_is_the_share_of_pairs_and_mann_whitneys_u(seed):
 def test_auc_by_step_is_that_of_each_column():
   scores, labels, mask, groups = made(5, (40, 4))
   mask[:, 2] = False
-  got = v.auc(scores, labels, mask, axis=0)
-  by_group = v.auc_by_group(scores, labels, groups, mask, num_groups=4, axis=0)
+  got = auc(scores, labels, mask, axis=0)
+  by_group = auc_by_group(scores, labels, groups, mask, num_groups=4, axis=0)
   assert by_group.shape == (4, 4)
   for h in range(4):
     column = [x[:, h][mask[:, h]] for x in (scores, labels, groups)]
@@ -87,13 +99,13 @@ def test_groups_may_be_numbers_that_float32_cannot_tell_apart():
   # Within both groups the ranking is perfect, across them it is not.
   groups = np.array([2**31 - 1, 2**31 - 1, 2**31 - 2, 2**31 - 2], np.int32)
   scores, labels = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 1, 0, 1])
-  assert v.auc(scores, labels, groups=groups) == 1
-  assert v.auc(scores, labels) == 0.75
+  assert auc(scores, labels, groups=groups) == 1
+  assert auc(scores, labels) == 0.75
 
 
 def test_equal_scores_in_two_groups_are_no_ties():
   groups, labels = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0])
-  got = v.auc_by_group(np.full(4, 0.5), labels, groups, num_groups=2)
+  got = auc_by_group(np.full(4, 0.5), labels, groups, num_groups=2)
   np.testing.assert_array_equal(got, [0.5, 0.5])
 
 
@@ -103,7 +115,7 @@ def test_auc_of_many_pairs():
   rng = np.random.default_rng(0)
   scores = rng.standard_normal(200_000).astype(np.float32)
   labels = np.arange(200_000) % 2
-  got = v.auc(scores + labels, labels)
+  got = auc(scores + labels, labels)
   want = scipy.stats.norm.cdf(0.5**0.5)
   assert abs(got - want) < 4 * (0.25 / 100_000) ** 0.5
   ranks = scipy.stats.rankdata(scores + labels)[labels == 1]
@@ -117,8 +129,8 @@ def test_correlation_and_errors_agree_with_scipy_and_numpy():
   y = (x + rng.random((30, 3))).astype(np.float32)
   mask = rng.random((30, 3)) < 0.6
   hidden = np.where(mask, x, np.nan)  # what is left out may be anything
-  got = jax.jit(v.correlation, static_argnames="axis")(hidden, y, mask, axis=0)
-  mse = v.mean_squared_error(hidden, y, mask, axis=0)
+  got = correlation(hidden, y, mask, axis=0)
+  mse = mean_squared_error(hidden, y, mask, axis=0)
   for h in range(3):
     a, b = x[mask[:, h], h], y[mask[:, h], h]
     np.testing.assert_allclose(
@@ -126,18 +138,18 @@ def test_correlation_and_errors_agree_with_scipy_and_numpy():
     )
     np.testing.assert_allclose(mse[h], np.mean((a - b) ** 2), rtol=1e-5)
   pooled = scipy.stats.pearsonr(x[mask], y[mask]).statistic
-  np.testing.assert_allclose(v.correlation(x, y, mask), pooled, rtol=1e-5)
+  np.testing.assert_allclose(correlation(x, y, mask), pooled, rtol=1e-5)
 
 
 def test_correlation_by_hand():
   x = np.array([0.0, 1.0, 2.0])
-  assert v.correlation(x, 5 - 2 * x) == -1
+  assert correlation(x, 5 - 2 * x) == -1
   # Deviations (−1, 0, 1) and (−1, 2, −1)/3: their product sums to 0.
-  assert abs(v.correlation(x, np.array([0.0, 1.0, 0.0]))) < 1e-7
+  assert abs(correlation(x, np.array([0.0, 1.0, 0.0]))) < 1e-7
   # Tiny values, whose squares vanish in float32: (−1, 0, 1) · (−1, 1, 0) is 1,
   # of 2 at most.
   y = np.array([0.0, 2.0, 1.0])
-  np.testing.assert_allclose(v.correlation(1e-30 * x, y), 0.5, rtol=1e-6)
+  np.testing.assert_allclose(correlation(1e-30 * x, y), 0.5, rtol=1e-6)
 
 
 def test_correlation_with_a_constant_is_nan():
@@ -146,9 +158,9 @@ def test_correlation_with_a_constant_is_nan():
   constant = np.full((40, 40), 0.1, np.float32)
   other = np.arange(1600.0).reshape(40, 40)
   mask = np.arange(40)[:, None] <= np.arange(40)
-  assert np.isnan(v.correlation(constant, other, mask, axis=0)).all()
-  assert np.isnan(v.correlation(other, constant, mask, axis=0)).all()
-  got = v.correlation(other, other, mask, axis=0)
+  assert np.isnan(correlation(constant, other, mask, axis=0)).all()
+  assert np.isnan(correlation(other, constant, mask, axis=0)).all()
+  got = correlation(other, other, mask, axis=0)
   assert np.isnan(got[0]) and (got[1:] > 0.999).all()
 
 
@@ -157,33 +169,33 @@ def test_brier_score_by_hand_with_outcomes_of_rollouts():
   q = np.array([[0.2, 0.4], [0.3, 0.9]])
   mask = np.array([[True, True], [True, False]])
   outcome = np.array([0.0, 1.0])
-  got = v.mean_squared_error(q, outcome[:, None], mask)
+  got = mean_squared_error(q, outcome[:, None], mask)
   np.testing.assert_allclose(got, (0.04 + 0.16 + 0.49) / 3, rtol=1e-6)
-  assert np.isnan(v.mean_squared_error(q, outcome[:, None], mask & False))
+  assert np.isnan(mean_squared_error(q, outcome[:, None], mask & False))
 
 
 def test_reliability_by_hand():
   q = np.array([0.0, 0.05, 0.3, 0.35, 0.5, 1.0, 0.9], np.float32)
   outcome = np.array([0, 1, 0, 0, 1, 1, 0])
   mask = np.array([1, 1, 1, 1, 1, 1, 0], bool)
-  curve = v.reliability_curve(q, outcome, mask, num_bins=4)
+  curve = reliability_curve(q, outcome, mask, num_bins=4)
   # Bins [0, .25), [.25, .5), [.5, .75), [.75, 1]; the last entry is left out.
   np.testing.assert_array_equal(curve.count, [2, 2, 1, 1])
   np.testing.assert_allclose(curve.value, [0.025, 0.325, 0.5, 1], rtol=1e-6)
   np.testing.assert_allclose(curve.frequency, [0.5, 0, 1, 1])
-  ece = v.expected_calibration_error(q, outcome, mask, num_bins=4)
+  ece = expected_calibration_error(q, outcome, mask, num_bins=4)
   want = (2 * 0.475 + 2 * 0.325 + 1 * 0.5 + 0) / 6
   np.testing.assert_allclose(ece, want, rtol=1e-6)
   # Of equal mass: ranks 0 … 5 in 3 bins.
-  curve = v.reliability_curve(q, outcome, mask, num_bins=3, equal_mass=True)
+  curve = reliability_curve(q, outcome, mask, num_bins=3, equal_mass=True)
   np.testing.assert_array_equal(curve.count, [2, 2, 2])
   np.testing.assert_allclose(curve.value, [0.025, 0.325, 0.75], rtol=1e-6)
-  ece = v.expected_calibration_error(
+  ece = expected_calibration_error(
     q, outcome, mask, num_bins=3, equal_mass=True
   )
   np.testing.assert_allclose(ece, (0.475 + 0.325 + 0.25) / 3, rtol=1e-6)
   # ⌊3 r / 5⌋ is 0, 0, 1, 1, 2.
-  five = v.reliability_curve(
+  five = reliability_curve(
     q[:5], outcome[:5], num_bins=3, equal_mass=True
   ).count
   np.testing.assert_array_equal(five, [2, 2, 1])
@@ -191,10 +203,10 @@ def test_reliability_by_hand():
 
 def test_edges_belong_to_the_upper_bin_and_ends_to_the_outer_ones():
   edges = np.linspace(0, 1, 11).astype(np.float32)
-  count = v.reliability_curve(edges, edges).count
+  count = reliability_curve(edges, edges).count
   np.testing.assert_array_equal(count, [1] * 9 + [2])
   q = np.array([-1.0, -0.1, 0.1, 7.0])
-  count = v.reliability_curve(q, q, num_bins=2, low=-1, high=1).count
+  count = reliability_curve(q, q, num_bins=2, low=-1, high=1).count
   np.testing.assert_array_equal(count, [2, 2])
 
 
@@ -202,9 +214,9 @@ def test_equal_values_share_a_bin_and_order_does_not_matter():
   rng = np.random.default_rng(0)
   q = rng.choice([0.1, 0.2, 0.7], 50, p=[0.7, 0.2, 0.1]).astype(np.float32)
   y, mask = rng.integers(0, 2, 50), rng.random(50) < 0.8
-  curve = v.reliability_curve(q, y, mask, num_bins=5, equal_mass=True)
+  curve = reliability_curve(q, y, mask, num_bins=5, equal_mass=True)
   order = rng.permutation(50)
-  other = v.reliability_curve(
+  other = reliability_curve(
     q[order], y[order], mask[order], num_bins=5, equal_mass=True
   )
   np.testing.assert_array_equal(curve.count, other.count)
@@ -217,12 +229,12 @@ def test_equal_values_share_a_bin_and_order_does_not_matter():
 
 def test_calibration_by_step_is_that_of_each_column():
   scores, labels, mask, _ = made(2, (50, 3))
-  got = v.expected_calibration_error(
+  got = expected_calibration_error(
     scores, labels, mask, axis=0, equal_mass=True
   )
   for h in range(3):
     kept = mask[:, h]
-    alone = v.expected_calibration_error(
+    alone = expected_calibration_error(
       scores[kept, h], labels[kept, h], equal_mass=True
     )
     np.testing.assert_allclose(got[h], alone, rtol=1e-5)
@@ -234,8 +246,8 @@ def test_calibrated_values_have_an_error_of_noise_alone():
   rng = np.random.default_rng(3)
   q = rng.random(20_000)
   y = rng.random(20_000) < q
-  assert v.expected_calibration_error(q, y) < 0.011
-  assert v.expected_calibration_error(q**2, y) > 0.1
+  assert expected_calibration_error(q, y) < 0.011
+  assert expected_calibration_error(q**2, y) > 0.1
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -182,7 +182,7 @@ def test_reported_log_probabilities_are_those_of_one_pass(params):
   )
   completions = policy.complete(params, KEY, rollout, num_samples=2)
   for rows in (rollout, completions):
-    got = policy.logp(params, rows)
+    got = jax.jit(policy.logp)(params, rows)
     np.testing.assert_allclose(got, rows.logp, rtol=0, atol=1e-4)
     logits = np.asarray(apply(CONFIG, params, rows.tokens), np.float64) / 0.8
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -202,10 +202,12 @@ def test_log_probabilities_never_need_all_logits(params, rollout, monkeypatch):
     logp = POLICY.logp(params, rollout)
     return jnp.sum(logp * jnp.arange(21)), logp
 
-  run = jax.value_and_grad(value, has_aux=True)
-  (_, want), want_grad = run(params)
+  def run():  # traced anew
+    return jax.jit(jax.value_and_grad(lambda x: value(x), has_aux=True))(params)
+
+  (_, want), want_grad = run()
   monkeypatch.setattr(next_token, "MAX_LOGITS", 12 * 8 * 12)
-  (_, got), got_grad = run(params)
+  (_, got), got_grad = run()
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
@@ -280,7 +282,7 @@ def test_a_mesh_samples_what_one_device_samples(mesh, temperature, params):
   got = spread.complete(params_there, KEY, want, num_samples=1)
   np.testing.assert_array_equal(got.tokens, completed.tokens)
   np.testing.assert_allclose(
-    spread.logp(params_there, want), want.logp, rtol=0, atol=1e-4
+    jax.jit(spread.logp)(params_there, want), want.logp, rtol=0, atol=1e-4
   )
 
 

@@ -38,14 +38,16 @@ def test_one_batch_is_one_adam_step_on_the_mean_log_likelihood():
   # The first step of Adam is the learning rate along the gradient's sign.
   rollouts = samples(4.0, 8)
   params = POLICY.init(jax.random.key(1))
-  new, losses = imitation.fit(
-    POLICY, params, rollouts, batch_size=8, learning_rate=1e-3
-  )
+  new, losses = jax.jit(
+    lambda params: imitation.fit(
+      POLICY, params, rollouts, batch_size=8, learning_rate=1e-3
+    )
+  )(params)
 
   def loss_fn(params):
     return -jnp.mean(jnp.sum(POLICY.logp(params, rollouts), axis=-1))
 
-  loss, gradient = jax.value_and_grad(loss_fn)(params)
+  loss, gradient = jax.jit(jax.value_and_grad(loss_fn))(params)
   np.testing.assert_allclose(losses, [loss], rtol=1e-6)
   for name, g in gradient.items():
     large = np.abs(g) > 1e-4
