@@ -18,6 +18,7 @@ there alone.
 """
 
 import dataclasses
+import functools
 
 import gin
 import jax
@@ -87,6 +88,12 @@ def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:
   return params
 
 
+def init_all(config: VerifierConfig) -> dict:
+  """Random parameters, the trunk's too; for their shapes."""
+  key = jax.random.key(0)
+  return init(config, transformer.init(config.trunk, key), key)
+
+
 def init_reader(config: VerifierConfig, key: jax.Array) -> dict:
   """The reader's parameters, in the trunk's `param_dtype`."""
   layer_key, into_key, back_key = jax.random.split(key, 3)
@@ -131,12 +138,8 @@ def shardings(config: VerifierConfig, layout: Layout) -> dict:
   Raises:
     ValueError: naming a parameter that does not divide evenly.
   """
-
-  def shapes():
-    key = jax.random.key(0)
-    return init(config, transformer.init(config.trunk, key), key)
-
-  return layout.shardings(logical_axes(config), jax.eval_shape(shapes))
+  shapes = jax.eval_shape(functools.partial(init_all, config))
+  return layout.shardings(logical_axes(config), shapes)
 
 
 def surprise(

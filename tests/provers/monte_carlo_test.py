@@ -4,7 +4,7 @@ import pytest
 
 from pav_jax.policies.made import MadePolicy
 from pav_jax.problems.planted import Planted
-from pav_jax.provers.monte_carlo import MonteCarlo
+from pav_jax.provers.monte_carlo import MonteCarlo, fit
 
 PROBLEM = Planted(planted=(1, 2), length=4, vocab_size=4)
 POLICY = MadePolicy(PROBLEM, hidden=(6, 5))
@@ -109,3 +109,36 @@ def test_rollouts_are_counted_from_1(params):
   assert MonteCarlo(params, POLICY, PROBLEM).num_rollouts == 1
   with pytest.raises(ValueError, match="num_rollouts is 0, expected at least"):
     MonteCarlo(params, POLICY, PROBLEM, 0)
+
+
+def test_fit_by_hand():
+  # (8 - 4)² / (16 · 1/4 · 3/4) = 16/3 and (2 - 2)² / … = 0; the variances of
+  # the terms are 2 + (1 - 6 pq) / (npq): 2 - 1/24 and 2 - 1/2.
+  found = fit(
+    np.array([8.0, 2.0, 1.0, 3.0, 0.0]),
+    np.array([16, 4, 4, 4, 0]),
+    np.array([0.25, 0.5, 0.0, 1.0, 0.3]),
+  )
+  assert found.prefixes == 2
+  assert found.chi_square == pytest.approx(16 / 3)
+  spread = (2 - 1 / 24 + 2 - 1 / 2) ** 0.5
+  assert found.chi_square_z == pytest.approx((16 / 3 - 2) / spread)
+  # Mean of 1/4 and 0; 4 of √(3 + 1).
+  assert found.bias == pytest.approx(1 / 8)
+  assert found.bias_z == pytest.approx(2)
+  # A success of value 0, a failure of value 1.
+  assert found.impossible == 2
+  assert fit(np.zeros(2), np.ones(2, int), np.zeros(2)).prefixes == 0
+
+
+def test_fit_is_calibrated():
+  # Of binomial counts both z are standard normal: over 200 data sets their mean
+  # is within 4 / √200 of 0, their variance within 4 √(2 / 200) of 1.
+  rng = np.random.default_rng(0)
+  q = rng.uniform(0.02, 0.98, 300)
+  n = rng.integers(1, 20, 300)
+  fits = [fit(rng.binomial(n, q) * 1.0, n, q) for _ in range(200)]
+  for name in ("chi_square_z", "bias_z"):
+    z = np.array([getattr(one, name) for one in fits])
+    assert abs(z.mean()) < 0.29
+    assert abs(z.var() - 1) < 0.4

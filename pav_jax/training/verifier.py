@@ -1,0 +1,268 @@
+"""Training of verifiers: the loss, the state and pure steps (Sec. 4.2, App. D).
+
+Parameters are those of `models.verifier`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import gin
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from pav_jax import steps
+from pav_jax.models import heads, partitioning
+from pav_jax.models import verifier as network
+from pav_jax.models.partitioning import Layout
+from pav_jax.models.verifier import VerifierConfig
+from pav_jax.policies import sampling
+from pav_jax.training.labelling import Examples
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How long a verifier is trained, and how fast.
+
+  Attributes:
+    num_steps: optimiser steps.
+    learning_rate: the highest, after a linear warm-up from 0.
+    warmup_steps: of `num_steps`.
+    final_learning_rate: at the end; a cosine leads there.
+    batch_size: traces in a batch; each has the labels of all its prefixes.
+    trunk_rate: the trunk's learning rate as a multiple of the others'.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+
+  num_steps: int
+  learning_rate: float
+  warmup_steps: int = 0
+  final_learning_rate: float = 0.0
+  batch_size: int = 32
+  trunk_rate: float = 1.0
+
+  def __post_init__(self):
+    for name in ("num_steps", "batch_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    for name in ("learning_rate", "trunk_rate"):
+      if not 0 < getattr(self, name) < float("inf"):
+        raise ValueError(f"{name} is {getattr(self, name)}, expected > 0")
+    if not 0 <= self.warmup_steps < self.num_steps:
+      raise ValueError(
+        f"warmup_steps is {self.warmup_steps}, expected 0 … "
+        f"{self.num_steps - 1}, fewer than num_steps"
+      )
+    if not 0 <= self.final_learning_rate <= self.learning_rate:
+      raise ValueError(
+        f"final_learning_rate is {self.final_learning_rate}, expected 0 … "
+        f"{self.learning_rate}, the learning rate"
+      )
+
+  def optimizer(self, kind: Callable) -> optax.GradientTransformation:
+    """The optimiser with this schedule.
+
+    Args:
+      kind: `learning_rate -> optax.GradientTransformation`, as `sft.AdamW`.
+    """
+    rates = optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if self.warmup_steps else self.learning_rate,
+      peak_value=self.learning_rate,
+      warmup_steps=self.warmup_steps,
+      decay_steps=self.num_steps,
+      end_value=self.final_learning_rate,
+    )
+    trunk = optax.masked(
+      optax.scale(self.trunk_rate),
+      lambda params: {name: name == "trunk" for name in params},
+    )
+    return optax.chain(kind(rates), trunk)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VerifierState:
+  """What one step hands to the next.
+
+  Attributes:
+    params: from `models.verifier.init`.
+    optimizer: the optimiser's state.
+  """
+
+  params: PyTree
+  optimizer: PyTree
+
+
+def losses(
+  config: VerifierConfig,
+  params: dict,
+  batch: Examples,
+  *,
+  next_token: bool = True,
+  layout: Layout | None = None,
+) -> dict[str, Float[Array, ""]]:
+  """Losses of a batch, after one pass over each trace.
+
+  - `values`: `(1/B) Σ_bh w_bh [−y log σ(l) − (1 − y) log σ(−l)]_bh`, the
+    cross-entropy against soft labels y, with the logit l read at the last token
+    of each prefix, in nats.
+  - `next_token`: negative log-likelihood of the imitated steps, in nats a
+    token, under the trunk as a language model; 0 if there are none.
+
+  Args:
+    config: of the network.
+    params: of the network.
+    batch: B traces, labels and weights.
+    next_token: whether the second loss is wanted.
+    layout: where activations lie.
+  """
+  batch = jax.tree.map(jnp.asarray, batch)
+  hidden, read = network.hidden_states(
+    config, params, batch.tokens, layout=layout
+  )
+  at = jnp.maximum(batch.prefix_len - 1, 0)
+  logit = heads.read(params["head"], read, at)
+  entropy = optax.sigmoid_binary_cross_entropy(logit, batch.label)
+  entropy = jnp.where(batch.weight > 0, batch.weight * entropy, 0.0)
+  found = {"values": entropy.sum() / len(entropy)}
+  if next_token:
+    logp = sampling.logp_of_next(
+      config.trunk,
+      params["trunk"],
+      hidden[:, :-1],
+      batch.tokens[:, 1:],
+      temperature=1.0,
+      layout=layout,
+    )
+    learnt = steps.spread_over_tokens(
+      batch.imitated.astype(jnp.float32),
+      batch.prefix_len,
+      num_tokens=batch.tokens.shape[1],
+    )[:, 1:]
+    total = jnp.where(learnt > 0, logp, 0.0).sum()
+    found["next_token"] = -total / jnp.maximum(learnt.sum(), 1)
+  return found
+
+
+def train_step(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  state: VerifierState,
+  batch: Examples,
+  *,
+  aux_weight: float = 0.0,
+  layout: Layout | None = None,
+) -> tuple[VerifierState, dict[str, Float[Array, ""]]]:
+  """One step on `values + aux_weight · next_token`; pure.
+
+  Returns:
+    The next state, and the batch's `loss`, its parts, and the `gradient_norm`
+    before it is clipped.
+  """
+
+  def loss(params):
+    parts = losses(
+      config, params, batch, next_token=aux_weight > 0, layout=layout
+    )
+    total = parts["values"]
+    if aux_weight > 0:
+      total += aux_weight * parts["next_token"]
+    return total, parts
+
+  (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(
+    state.params
+  )
+  updates, new = optimizer.update(gradient, state.optimizer, state.params)
+  metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)} | parts
+  state = VerifierState(optax.apply_updates(state.params, updates), new)
+  return state, metrics
+
+
+def state_shardings(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  layout: Layout,
+) -> VerifierState:
+  """How `layout` splits the state: the optimiser's moments as parameters."""
+  shapes = jax.eval_shape(functools.partial(network.init_all, config))
+  params = network.shardings(config, layout)
+  whole = partitioning.replicated(layout.mesh)
+
+  def absent(leaf):
+    return isinstance(leaf, optax.MaskedNode)
+
+  moments = optax.tree_map_params(
+    optimizer,
+    lambda leaf, sharding: leaf if absent(leaf) else sharding,
+    jax.eval_shape(optimizer.init, shapes),
+    params,
+    transform_non_params=lambda _: whole,
+    is_leaf=absent,
+  )
+  return VerifierState(params, moments)
+
+
+def init_state(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  params: dict,
+  layout: Layout,
+) -> VerifierState:
+  """The state before the first step, laid out over the mesh."""
+  shardings = state_shardings(config, optimizer, layout)
+  params = jax.device_put(params, shardings.params)
+  init = jax.jit(optimizer.init, out_shardings=shardings.optimizer)
+  return VerifierState(params, init(params))
+
+
+def make_train_chunk(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  layout: Layout,
+  *,
+  aux_weight: float = 0.0,
+) -> Callable:
+  """Compiles several steps into one program.
+
+  Returns:
+    `(state, batches, number) -> (state, metrics)`: steps on the first `number`
+    of batches, whose leaves are [I, B, …]. Metrics are float32[I], NaN from
+    `number` on. The state that is passed in is used up.
+  """
+  step = functools.partial(
+    train_step, config, optimizer, aux_weight=aux_weight, layout=layout
+  )
+
+  def train_chunk(state, batches, number):
+    first = jax.tree.map(lambda x: x[0], batches)
+    _, shapes = jax.eval_shape(step, state, first)
+    length = batches.tokens.shape[0]
+    metrics = jax.tree.map(lambda x: jnp.full(length, jnp.nan, x.dtype), shapes)
+
+    def body(index, carry):
+      state, metrics = carry
+      state, new = step(state, jax.tree.map(lambda x: x[index], batches))
+      metrics = jax.tree.map(lambda x, y: x.at[index].set(y), metrics, new)
+      return state, metrics
+
+    return jax.lax.fori_loop(0, number, body, (state, metrics))
+
+  shardings = state_shardings(config, optimizer, layout)
+  whole = partitioning.replicated(layout.mesh)
+  return jax.jit(
+    train_chunk,
+    in_shardings=(shardings, batch_sharding(layout), whole),
+    out_shardings=(shardings, whole),
+    donate_argnums=0,
+  )
+
+
+def batch_sharding(layout: Layout) -> NamedSharding:
+  """Of stacked batches [I, B, …]: rows over the data and fsdp axes."""
+  return NamedSharding(layout.mesh, PartitionSpec(None, ("data", "fsdp")))
