@@ -26,9 +26,9 @@ from pav_jax.types import Leaf, Rollout
 class NoBaseline:
   """Subtracts nothing."""
 
-  def init(self, key: jax.Array) -> PyTree:
+  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
     """No state."""
-    del key
+    del key, params
     return ()
 
   def __call__(
@@ -50,9 +50,9 @@ class BatchMean:
   1 − 1/n, n being the rollouts with a step h.
   """
 
-  def init(self, key: jax.Array) -> PyTree:
+  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
     """No state."""
-    del key
+    del key, params
     return ()
 
   def __call__(
@@ -64,6 +64,44 @@ class BatchMean:
     count = jnp.sum(exists, axis=0, keepdims=True)
     mean = total / jnp.maximum(count, 1)
     return jnp.broadcast_to(mean, rewards.shape), state
+
+
+@gin.register
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=[], meta_fields=["own"]
+)
+@dataclasses.dataclass(frozen=True)
+class GroupMean:
+  """The mean reward at step h among the samples of the same problem.
+
+  Where no other sample counts that has a step h, this is the reward itself: the
+  step is not followed.
+
+  Attributes:
+    own: whether a sample's own reward is in the mean (as in GRPO, which scales
+      the expected gradient by 1 - 1/n); if not, the samples are left out one at
+      a time (RLOO) and the gradient stays unbiased. Static.
+  """
+
+  own: bool = True
+
+  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
+    """No state."""
+    del key, params
+    return ()
+
+  def __call__(
+    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
+  ) -> tuple[Float[Array, "B H"], PyTree]:
+    """The means [B, H]."""
+    exists = steps.step_mask(rollout.prefix_len).astype(rewards.dtype)
+    same = rollout.problem_id[:, None] == rollout.problem_id
+    if not self.own:
+      same &= ~jnp.eye(len(same), dtype=bool)
+    same = same.astype(rewards.dtype)
+    total, count = same @ (rewards * exists), same @ exists
+    mean = jnp.where(count > 0, total / jnp.maximum(count, 1), rewards)
+    return mean, state
 
 
 @gin.register
@@ -80,8 +118,9 @@ class LearnedBaseline:
   that it is subtracted from.
 
   Attributes:
-    value: has `init(key)` and `values(params, rollout) -> [B, H]`, the value
-      of the state before each step; static.
+    value: has `init(key)`, or `init(key, params)` to start from the policy's
+      parameters, and `values(params, rollout) -> [B, H]`, the value of the
+      state before each step; static.
     learning_rate: of Adam, > 0.
   """
 
@@ -91,9 +130,14 @@ class LearnedBaseline:
   def __post_init__(self):
     types.check_positive(learning_rate=self.learning_rate)
 
-  def init(self, key: jax.Array) -> PyTree:
-    """Parameters of the value function and Adam's state."""
-    params = self.value.init(key)
+  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
+    """Parameters of the value function and Adam's state.
+
+    Args:
+      key: of random parameters.
+      params: the policy's, where the value function starts from them.
+    """
+    params = self.value.init(key, *(() if params is None else (params,)))
     return params, optax.adam(self.learning_rate).init(params)
 
   def __call__(

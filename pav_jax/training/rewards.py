@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from typing import Any
 
 import gin
 import jax
@@ -24,7 +24,9 @@ class Reward:
   """Q^π + α A^μ, or its ablations.
 
   Attributes:
-    prover: `(key, rollout) -> q_prover [B, H+1]`.
+    prover: `(key, rollout) -> q_prover [B, H+1]`. Where values come from the
+      host, a trainer calls it, or what it makes of it, and hands the values to
+      `of_values`; it may be None then.
     alpha: weight of the prover's term; 0 is outcome-only RL.
     kind: `"advantage"` for Q^π + α A^μ; `"value"` for Q^π + α Q^μ, the
       ablation that degenerates (App. G). Static.
@@ -32,7 +34,7 @@ class Reward:
       (Sec. 3.2). R > 0: R completions of each prefix. Static.
   """
 
-  prover: Callable[[jax.Array, Rollout], Float[Array, "B P"]]
+  prover: Any
   alpha: Leaf = 1.0
   kind: str = "advantage"
   num_rollouts: int = 0
@@ -53,7 +55,12 @@ class Reward:
     self, key: jax.Array, rollout: Rollout, q_policy: Float[Array, "B H"]
   ) -> Float[Array, "B H"]:
     """The reward of every step; `q_policy` is Q^π(s_h, a_h) or the outcome."""
-    q_prover = self.prover(key, rollout)
+    return self.of_values(q_policy, self.prover(key, rollout))
+
+  def of_values(
+    self, q_policy: Float[Array, "B H"], q_prover: Float[Array, "B P"]
+  ) -> Float[Array, "B H"]:
+    """The reward of every step, from the prover's values of all prefixes."""
     term = (
       advantages.step_advantages(q_prover)
       if self.kind == "advantage"

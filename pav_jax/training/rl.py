@@ -24,6 +24,7 @@ from pav_jax.models import partitioning
 from pav_jax.provers.monte_carlo import MonteCarlo
 from pav_jax.training.baselines import BatchMean
 from pav_jax.training.state import TrainState
+from pav_jax.types import Rollout
 
 Algorithm = tuple[Any, Any, Any]  # reward, update and baseline of an Arm
 
@@ -92,7 +93,35 @@ def train_step(
     )(policy_key, rollout)[:, 1:]
   else:
     q_policy = jnp.broadcast_to(rollout.outcome[:, None], exists.shape)
-  rewards = reward_fn(prover_key, rollout, q_policy) * exists
+  rewards = reward_fn(prover_key, rollout, q_policy)
+  return follow(policy, update, baseline, state, rollout, rewards)
+
+
+def follow(
+  policy: Any,
+  update: Any,
+  baseline: Any,
+  state: TrainState,
+  rollout: Rollout,
+  rewards: Float[Array, "B H"],
+  **options: Any,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+  """One update from graded rollouts and the rewards of their steps.
+
+  Args:
+    policy: has `logp(params, rollout)`.
+    update: see `Arm`.
+    baseline: see `Arm`.
+    state: before.
+    rollout: graded.
+    rewards: of every step; those of steps that do not exist have no part.
+    **options: of the update, see `training.updates`.
+
+  Returns:
+    As `train_step`.
+  """
+  exists = steps.step_mask(rollout.prefix_len)
+  rewards = rewards * exists
   expected, baseline_state = baseline(state.baseline, rollout, rewards)
   params, update_state, metrics = update(
     state.params,
@@ -100,6 +129,7 @@ def train_step(
     lambda params: policy.logp(params, rollout),
     rollout,
     (rewards - expected) * exists,
+    **options,
   )
   metrics |= {
     "accuracy": jnp.mean(rollout.outcome),

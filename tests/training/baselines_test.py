@@ -76,3 +76,19 @@ def test_learned_baseline_cannot_see_the_step_it_is_subtracted_from():
 def test_bad_learning_rate_is_refused():
   with pytest.raises(ValueError, match=r"learning_rate is 0\.0"):
     baselines.LearnedBaseline(VALUE, learning_rate=0.0)
+
+
+def test_group_means_are_of_a_problems_samples():
+  # Rows 0 and 2 answer problem 0, row 1 problem 1 alone. Left out, row 0 has
+  # row 2's rewards and the other way round; row 1 has nobody, so its own.
+  rollout = dataclasses.replace(ROLLOUT, problem_id=jnp.array([0, 1, 0]))
+  with_own, _ = baselines.GroupMean()((), rollout, REWARDS)
+  np.testing.assert_allclose(with_own, [[3.5, 6.0], [2.0, 100.0], [3.5, 6.0]])
+  left_out, _ = baselines.GroupMean(own=False)((), rollout, REWARDS)
+  np.testing.assert_allclose(left_out, [[6.0, 8.0], [2.0, 100.0], [1.0, 4.0]])
+
+
+def test_group_means_skip_steps_that_do_not_exist():
+  # All three answer one problem; row 1 has no second step: (4 + 8) / 2.
+  expected, _ = baselines.GroupMean()((), ROLLOUT, REWARDS)
+  np.testing.assert_allclose(expected, [[3.0, 6.0]] * 3)

@@ -61,14 +61,18 @@ def run(
   return state, jax.tree.map(lambda *x: np.concatenate(x), *history)
 
 
-def one_step(algorithm_arm, *, sample_id=None):
+train_step = jax.jit(rl.train_step, static_argnums=(0, 1))
+
+
+def one_step(algorithm_arm, *, sample_id=None, eager=False):
   params = POLICY.init(jax.random.key(7))
   reward, update, baseline = algorithm_arm.algorithm
   state = TrainState(
     params, update.init(params), baseline.init(jax.random.key(8))
   )
   ids = jnp.arange(16) if sample_id is None else sample_id
-  return params, *rl.train_step(
+  step = rl.train_step if eager else train_step
+  return params, *step(
     POLICY,
     PROBLEM,
     (reward, update, baseline),
@@ -89,7 +93,7 @@ def test_one_step_is_equation_5_by_hand():
   )
   outcome = PROBLEM.grade(rollout)
   q = PROVER(None, rollout)
-  length = rollout.prefix_len[:, -1]
+  length = np.asarray(rollout.prefix_len[:, -1])
 
   def objective(params):
     logp = jax.nn.log_softmax(POLICY.logits(params, rollout.tokens))
@@ -100,7 +104,7 @@ def test_one_step_is_equation_5_by_hand():
         total += logp[b, t, rollout.tokens[b, t]] * weight
     return total / 16
 
-  gradient = jax.grad(objective)(params)
+  gradient = jax.jit(jax.grad(objective))(params)
   for name, g in gradient.items():
     np.testing.assert_allclose(state.params[name] - params[name], g, atol=1e-6)
   assert metrics["accuracy"] == jnp.mean(outcome)
@@ -144,7 +148,7 @@ def test_monte_carlo_q_is_the_outcome_at_the_last_step():
 
   for num_rollouts in (0, 8):
     algorithm = dataclasses.replace(arm(), reward=Spy(num_rollouts))
-    one_step(algorithm)
+    one_step(algorithm, eager=True)
   rollout, outcome = captured[0]
   _, q_mc = captured[8]
   last = jnp.sum(steps.step_mask(rollout.prefix_len), axis=-1) - 1

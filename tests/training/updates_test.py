@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,19 +53,23 @@ def test_first_adam_step_is_the_learning_rate_along_the_sign():
 
 def test_natural_gradient_uncapped_is_the_softmax_update():
   # All actions are sampled once and π is uniform, so the sampled Fisher matrix
-  # is exact; Lemma F.2 then says: logits + γ w, up to a constant.
-  params, rollout, logp_fn = softmax_problem()
-  update = updates.NaturalGradient(
-    step_size=0.2, damping=1e-6, max_kl=1e6, num_cg_steps=5
-  )
-  weights = jnp.array([[1.0], [0.25], [-1]])
-  new, _, metrics = update(
-    params, update.init(params), logp_fn, rollout, weights
-  )
-  change = np.asarray(new["logits"]) - np.mean(new["logits"])
-  want = 0.2 * (weights[:, 0] - weights.mean())
-  np.testing.assert_allclose(change, want, atol=1e-5)
-  np.testing.assert_allclose(metrics["step_factor"], 0.2)
+  # is exact; Lemma F.2 then says: logits + γ w, up to a constant: the mean of
+  # weights, which is divided by the damping and cancels. In float64, which
+  # leaves nothing of it.
+  with jax.enable_x64(True):
+    params, rollout, logp_fn = softmax_problem()
+    params = {"logits": jnp.zeros(3, jnp.float64)}
+    update = updates.NaturalGradient(
+      step_size=0.2, damping=1e-6, max_kl=1e6, num_cg_steps=5
+    )
+    weights = jnp.array([[1.0], [0.25], [-1]])
+    new, _, metrics = update(
+      params, update.init(params), logp_fn, rollout, weights
+    )
+    change = np.asarray(new["logits"]) - np.mean(new["logits"])
+    want = 0.2 * (weights[:, 0] - weights.mean())
+    np.testing.assert_allclose(change, want, atol=1e-6)
+    np.testing.assert_allclose(metrics["step_factor"], 0.2)
 
 
 def test_cap_makes_the_predicted_kl_the_cap_and_keeps_the_direction():
@@ -155,3 +161,79 @@ def test_steps_that_do_not_exist_have_no_say():
 def test_bad_settings_are_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_steps_scale_and_gradients_are_clipped():
+  # The gradient is (1, 0, -1) / 3, of norm √2 / 3; clipped to 0.1 it is
+  # (0.1, 0, -0.1) / √2, and half a learning rate of 2 leaves it there.
+  params, rollout, logp_fn = softmax_problem()
+  update = updates.Gradient("sgd", 2.0, clip_norm=0.1)
+  new, _, metrics = update(
+    params,
+    update.init(params),
+    logp_fn,
+    rollout,
+    jnp.array([[1.0], [0], [-1]]),
+    scale=0.5,
+  )
+  want = np.array([0.1, 0, -0.1]) / 2**0.5
+  np.testing.assert_allclose(new["logits"], want, atol=1e-6)
+  np.testing.assert_allclose(metrics["gradient_norm"], 2**0.5 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "update",
+  [
+    updates.Gradient("sgd", 0.5, kl_weight=1.0),
+    updates.NaturalGradient(0.5, damping=1e-4, max_kl=1e6, kl_weight=1.0),
+  ],
+  ids=["gradient", "natural"],
+)
+def test_kl_penalty_leads_towards_the_reference(update):
+  # No rewards. Towards the reference p: ∇KL(π‖p) of a uniform π, whose actions
+  # were sampled once each, is Σ_a (log π_a − log p_a) (e_a − 1/3) / 3, the
+  # deviations of −log p from their mean over 3; the natural gradient has no 3.
+  params, rollout, logp_fn = softmax_problem()
+  logp_ref = jnp.log(jnp.array([[0.5], [0.3], [0.2]]))
+  new, _, _ = update(
+    params,
+    update.init(params),
+    logp_fn,
+    rollout,
+    jnp.zeros((3, 1)),
+    logp_ref=logp_ref,
+  )
+  ahead = np.array(logp_ref[:, 0] - logp_ref.mean())
+  ahead /= 3 if isinstance(update, updates.Gradient) else 1
+  change = np.array(new["logits"]) - np.mean(new["logits"])
+  # The damping shortens it by 3e-4.
+  np.testing.assert_allclose(change, 0.5 * ahead, atol=2e-4)
+
+
+def test_importance_ratios_are_of_steps_and_truncated():
+  # The sampler had probabilities 1/6, 1/2 and 1/9 where π has 1/3: ratios 2,
+  # 2/3 and 3, of which 2 is the most.
+  _, rollout, logp_fn = softmax_problem()
+  older = jnp.log(jnp.array([[1 / 6], [1 / 2], [1 / 9]]))
+  rollout = dataclasses.replace(rollout, logp=older)
+  ratios = updates.importance_ratios(logp_fn({"logits": jnp.zeros(3)}), rollout)
+  np.testing.assert_allclose(ratios, [[2.0], [2 / 3], [2.0]], rtol=1e-6)
+
+
+def test_older_rollouts_count_by_their_ratios():
+  params, rollout, logp_fn = softmax_problem()
+  rollout = dataclasses.replace(
+    rollout, logp=jnp.log(jnp.array([[1 / 6], [1 / 2], [1 / 3]]))
+  )
+  update = updates.Gradient("sgd", 1.0)
+
+  def follow(weights, **options):
+    state = update.init(params)
+    weights = jnp.array(weights)[:, None]
+    return update(params, state, logp_fn, rollout, weights, **options)[0]
+
+  np.testing.assert_allclose(
+    follow([1.0, 3.0, -1.0], off_policy=True)["logits"],
+    follow([2.0, 2.0, -1.0])["logits"],
+    rtol=1e-5,
+  )

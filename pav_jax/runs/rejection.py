@@ -1,0 +1,101 @@
+"""The run that fine-tunes a policy on its own correct responses (RFT)."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import jax
+
+from pav_jax.models import hf
+from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.language_model import LanguageModel
+from pav_jax.reporting import progress
+from pav_jax.runs.sft import finetune
+from pav_jax.training import rejection, sft
+from pav_jax.training.initial import Pretrained
+from pav_jax.training.validation import Validation
+
+
+@gin.register
+def rejection_finetune(
+  workdir: str | os.PathLike,
+  experiment: str,
+  *,
+  policy: str = gin.REQUIRED,
+  problem: Any = gin.REQUIRED,
+  validation: Validation = gin.REQUIRED,
+  num_problems: int = gin.REQUIRED,
+  num_samples: int = 8,
+  num_steps: int = gin.REQUIRED,
+  learning_rate: float = gin.REQUIRED,
+  warmup_steps: int = 0,
+  num_rows: int = 32,
+  row_length: int = gin.REQUIRED,
+  optimizer: Callable | None = None,
+  make_policy: Callable[..., LanguageModel] = language_model,
+  seed: int = 0,
+  mesh: jax.sharding.Mesh | None = None,
+) -> dict[str, Any]:
+  """Samples responses, keeps the correct ones, and fine-tunes on them.
+
+  Args:
+    workdir: gets what `runs.sft.finetune` writes, and the correct responses.
+    experiment: its name, for the report.
+    policy: directory of the checkpoint that samples and is fine-tuned, in
+      Hugging Face's format.
+    problem: a text problem.
+    validation: how the policy is judged, and which is kept.
+    num_problems: of the train split, that are answered.
+    num_samples: responses to each.
+    num_steps: train steps.
+    learning_rate: the highest; a cosine leads to 0.
+    warmup_steps: of `num_steps`.
+    num_rows: of a batch.
+    row_length: tokens in a row.
+    optimizer: see `runs.sft.finetune`.
+    make_policy: `(config, problem) -> LanguageModel`.
+    seed: of all samples and of the order of responses.
+    mesh: see `runs.sft.finetune`.
+
+  Returns:
+    The `test` part of report.json.
+
+  Raises:
+    ValueError: if no response is correct, or as `runs.sft.finetune`.
+  """
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  hf.check_fingerprint(policy, problem.fingerprint)
+  config, params = hf.load(policy)
+  sampler = make_policy(config, problem)
+  path = workdir / "correct.npz"
+  if not path.exists():
+    progress.say(f"sampling {num_problems} × {num_samples} responses …")
+    correct = rejection.sample_correct(
+      sampler,
+      params,
+      jax.random.fold_in(jax.random.key(seed), 4),
+      problem,
+      num_problems=num_problems,
+      num_samples=num_samples,
+    )
+    rejection.save(path, correct)
+  number = len(rejection.load(path).tokens)
+  progress.say(f"{number} distinct correct responses")
+  batches = rejection.Seeds(str(path), num_rows, row_length, seed)
+  return finetune(
+    workdir,
+    experiment,
+    policy=sampler,
+    problem=problem,
+    stages=[
+      sft.Stage(batches, num_steps, learning_rate, warmup_steps=warmup_steps)
+    ],
+    validation=validation,
+    optimizer=optimizer,
+    init_params=Pretrained(str(policy), problem.fingerprint),
+    seed=seed,
+    mesh=mesh,
+  )

@@ -1,0 +1,586 @@
+"""The run that trains language models by reinforcement: arms, seeds, report."""
+
+import dataclasses
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from pav_jax.models import hf
+from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.language_model import LanguageModel
+from pav_jax.problems.vocabulary import identity
+from pav_jax.provers import verifier
+from pav_jax.reporting import progress, rl_plots
+from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
+from pav_jax.training import rl, rl_evaluation
+from pav_jax.training.probes import Thresholds
+from pav_jax.training.rl_evaluation import HeldOut
+from pav_jax.training.rl_text import (
+  LanguageArm,
+  RateSchedule,
+  RlState,
+  Trainer,
+  init_state,
+)
+from pav_jax.training.state import Checkpoints, sha256
+
+# Accuracies of training batches to which iterations are counted.
+LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+WINDOW = 10
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+  """An arm whose settings are tuned on validation problems before it is run.
+
+  Attributes:
+    name: of the arm.
+    arms: candidates, whose own names tell them apart.
+  """
+
+  name: str
+  arms: Sequence[LanguageArm]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What all arms and seeds share; see `reinforce`."""
+
+  policy: LanguageModel
+  problem: Any
+  params: PyTree
+  digest: str
+  num_iterations: int
+  num_problems: int
+  num_samples: int
+  schedule: RateSchedule
+  held_out: HeldOut
+  thresholds: Thresholds
+  checkpoint_every: int
+
+
+@gin.register
+def reinforce(
+  workdir: str | os.PathLike,
+  experiment: str,
+  *,
+  policy: str = gin.REQUIRED,
+  problem: Any = gin.REQUIRED,
+  arms: Sequence[LanguageArm | Candidates] = gin.REQUIRED,
+  num_iterations: int = gin.REQUIRED,
+  num_problems: int = 16,
+  num_samples: int = 8,
+  num_seeds: int = 4,
+  seed: int = 0,
+  schedule: RateSchedule | None = None,
+  held_out: HeldOut | None = None,
+  thresholds: Thresholds | None = None,
+  make_policy: Callable[..., LanguageModel] = language_model,
+  tuning_iterations: int = 50,
+  checkpoint_every: int = 50,
+) -> dict[str, Any]:
+  """Trains arms over seeds; continues what the workdir holds (Sec. 5).
+
+  Lanes, one for each arm and seed, run one after another. A lane that was
+  killed goes on from its checkpoint and ends with the same bits.
+
+  Args:
+    workdir: gets report.json and figures; `lanes/ARM/seedS/` with the lane's
+      metrics.jsonl, event files, checkpoints and `policy/`, the trained policy
+      in Hugging Face's format; `tuning/` if arms are tuned.
+    experiment: its name, for the report.
+    policy: directory of the checkpoint that all arms start from, in Hugging
+      Face's format; the KL is to it.
+    problem: a text problem, see `problems.text.GeneratedProblem`.
+    arms: what is compared. Of candidates the one is run whose accuracy on the
+      validation split is the highest at the end of a shorter run.
+    num_iterations: of every lane.
+    num_problems: of a batch.
+    num_samples: responses to each.
+    num_seeds: S >= 1.
+    seed: lanes have the keys of seed … seed + S - 1; tuning that before.
+    schedule: of the learning rate; None for `RateSchedule()`.
+    held_out: how policies are judged; None for `HeldOut()`.
+    thresholds: from where on probes warn; None for `Thresholds()`.
+    make_policy: `(config, problem) -> LanguageModel`, at temperature 1.
+    tuning_iterations: of each candidate.
+    checkpoint_every: iterations.
+
+  Returns:
+    The `arms` of report.json.
+
+  Raises:
+    ValueError: for settings out of range, a checkpoint of another vocabulary or
+      delimiter, or a workdir of another run.
+    FloatingPointError: if a loss is not finite; the last checkpoint stays.
+  """
+  for name, number, least in (
+    ("num_iterations", num_iterations, 1),
+    ("num_problems", num_problems, 1),
+    ("num_samples", num_samples, 1),
+    ("num_seeds", num_seeds, 1),
+    ("tuning_iterations", tuning_iterations, 1),
+    ("checkpoint_every", checkpoint_every, 1),
+    ("seed", seed, 0),
+  ):
+    if number < least:
+      raise ValueError(f"{name} is {number}, expected at least {least}")
+  names = [arm.name for arm in arms]
+  if not names or len(set(names)) < len(names):
+    raise ValueError(
+      f"arms are named {names}, expected one or more, all unlike"
+    )
+  start = time.monotonic()
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  write_config(workdir)
+  hf.check_fingerprint(policy, problem.fingerprint)
+  config, params = hf.load(policy)
+  sampler = make_policy(config, problem)
+  if (sampler.temperature, sampler.top_k, sampler.top_p) != (1.0, None, 1.0):
+    raise ValueError(
+      f"the policy samples at temperature {sampler.temperature}, top_k "
+      f"{sampler.top_k} and top_p {sampler.top_p}, expected 1, None and 1: "
+      "others are not the policy that is trained"
+    )
+  run = _Run(
+    policy=sampler,
+    problem=problem,
+    params=params,
+    digest=sha256(params),
+    num_iterations=num_iterations,
+    num_problems=num_problems,
+    num_samples=num_samples,
+    schedule=schedule or RateSchedule(),
+    held_out=held_out or HeldOut(),
+    thresholds=thresholds or Thresholds(),
+    checkpoint_every=checkpoint_every,
+  )
+  chosen, tuning = _tune(
+    workdir / "tuning", run, arms, seed + num_seeds, tuning_iterations
+  )
+  key = jax.random.key(seed)
+  started, hard = _test_start(run, key)
+  report, seconds = {}, 0.0
+  for arm in chosen:
+    lanes = []
+    for number in range(seed, seed + num_seeds):
+      home = workdir / "lanes" / arm.name / f"seed{number}"
+      lanes.append(_train(home, run, arm, number, f"{arm.name}, seed {number}"))
+    tested = []
+    for lane in lanes:
+      found = rl_evaluation.test(
+        sampler, lane.params, key, problem, run.held_out
+      )
+      tested.append(rl_evaluation.report(found, run.held_out, hard))
+      seconds += lane.seconds
+    report[arm.name] = _summary(lanes, tested)
+  first = next(iter(report))
+  ratios = {
+    name: _ratios(report[first], found)
+    for name, found in report.items()
+    if name != first
+  }
+  figures = rl_plots.write_all(workdir, report, started, first)
+  write_config(workdir)
+  write_report(
+    workdir / "report.json",
+    experiment=experiment,
+    arms=report,
+    seconds=seconds + time.monotonic() - start,
+    start=started,
+    fewer_iterations_than=first,
+    ratios=ratios,
+    tuning=tuning,
+  )
+  _print(experiment, report, started, num_seeds)
+  for path in (workdir / "report.json", workdir / "lanes", *figures):
+    progress.say(f"wrote {path}")
+  return report
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+  """One arm and seed, trained.
+
+  Attributes:
+    params: at the end.
+    seconds: of wall time, in all of the lane's runs.
+    curves: metric -> float[iterations], of training batches.
+    validation: metric -> float[evaluations]; `iteration` among them.
+    warnings: probe -> iteration at which it warned first, and what it said.
+  """
+
+  params: PyTree
+  seconds: float
+  curves: dict[str, np.ndarray]
+  validation: dict[str, np.ndarray]
+  warnings: dict[str, dict[str, Any]]
+
+
+def _train(
+  home: pathlib.Path, run: _Run, arm: LanguageArm, seed: int, label: str
+) -> Lane:
+  """Trains one lane, or reads what an earlier run trained."""
+  home.mkdir(parents=True, exist_ok=True)
+  key = jax.random.key(seed)
+  trainer = Trainer(
+    arm,
+    run.policy,
+    run.problem,
+    run.params,
+    jax.random.fold_in(key, 1),
+    run.num_problems,
+    run.num_samples,
+  )
+  checkpoints = Checkpoints(
+    home / "checkpoints",
+    config={
+      "policy": repr(run.policy),
+      "start": run.digest,
+      "problem": repr(run.problem),
+      "arm": _described(arm),
+      "iterations": str(run.num_iterations),
+      "batch": f"{run.num_problems} × {run.num_samples}",
+      "schedule": repr(run.schedule),
+      "held_out": f"{run.held_out.num_problems} × {run.held_out.num_samples}"
+      f" every {run.held_out.every}",
+      "seed": str(seed),
+    },
+    fingerprint=run.problem.fingerprint,
+    max_to_keep=2,
+  )
+  state = init_state(arm, run.policy, key, run.params)
+  done, seconds_before = 0, 0.0
+  if restored := checkpoints.restore(state):
+    done, state, seconds_before = restored
+    if done < run.num_iterations:
+      progress.say(f"{label}: continuing after iteration {done}")
+  start, seconds_spent = time.monotonic(), seconds_before
+  total = run.num_iterations
+  log = MetricsLog(home)
+  log.resume(["train", "validation"], done)
+
+  def validate(iteration: int, state: RlState) -> float:
+    found = rl_evaluation.judge(
+      run.policy,
+      state.params,
+      run.params,
+      jax.random.fold_in(key, 2),
+      run.problem,
+      run.held_out,
+    )
+    log.write("validation", [iteration], _column(found))
+    return found["accuracy"]
+
+  warned: dict[str, Any] = {}
+  shown = None
+  if not done:
+    shown = validate(0, state)
+  with progress.Progress(total, done=done, label=label) as bar:
+    pending = None
+    for iteration in range(done, total):
+      scale = run.schedule(iteration, total)
+      state, finish = trainer.iterate(state, iteration, scale)
+      # What an iteration measured is read while the device does the next.
+      if pending:
+        _finish(log, *pending, checkpoints.newest)
+      pending = (iteration + 1, finish)
+      now = iteration + 1
+      checks = now % run.held_out.every == 0 or now == total
+      saves = now % run.checkpoint_every == 0 or now == total
+      if checks or saves:
+        _finish(log, *pending, checkpoints.newest)
+        pending = None
+      if checks:
+        shown = validate(now, state)
+        _warn(label, log, run.thresholds, warned)
+      if saves:
+        jax.block_until_ready(state)
+        seconds = seconds_before + time.monotonic() - start
+        checkpoints.save(now, state, seconds)
+        seconds_spent = seconds
+      bar.update(now, {} if shown is None else {"held out": shown})
+  if done < total or not (home / "policy").exists():
+    _export(home / "policy", run, state.params)
+  checkpoints.close()
+  curves = log.rows("train")
+  validation = log.rows("validation")
+  warnings = _warnings(curves, run.thresholds)
+  log.close()
+  return Lane(
+    state.params,
+    seconds_spent,
+    {name: _series(x) for name, x in curves.items() if name != "iteration"},
+    {
+      name: np.array(x) if name == "iteration" else _series(x)
+      for name, x in validation.items()
+    },
+    warnings,
+  )
+
+
+def _described(arm: LanguageArm) -> str:
+  """The arm for a checkpoint's configuration; a verifier by its digest."""
+  prover = arm.reward.prover
+  if hasattr(prover, "params"):
+    name = f"{type(prover).__name__} {sha256(prover.params)}"
+    return repr(
+      dataclasses.replace(
+        arm, reward=dataclasses.replace(arm.reward, prover=name)
+      )
+    )
+  return repr(arm)
+
+
+def _column(found: Mapping[str, float]) -> dict[str, np.ndarray]:
+  return {name: np.array([[value]]) for name, value in found.items()}
+
+
+def _series(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+  """Rows of one seed as float64, NaN for null."""
+  return np.array([row[0] for row in rows], np.float64)
+
+
+def _finish(log, iteration, finish, kept) -> None:
+  """Writes an iteration's metrics; raises if its loss is not finite."""
+  found = finish()
+  log.write("train", [iteration], _column(found))
+  if not math.isfinite(found["loss"]):
+    state = "no checkpoint was due" if kept is None else f"{kept} is kept"
+    raise FloatingPointError(
+      f"loss is {found['loss']} at iteration {iteration}; {state}"
+    )
+
+
+def _warnings(
+  curves: Mapping[str, list], thresholds: Thresholds
+) -> dict[str, dict[str, Any]]:
+  """First warning of each probe, in means of the last ten batches."""
+  probes = ("no_progress", "empty", "length", "distinct", "score_gap")
+  series = {name: _series(curves[name]) for name in probes if name in curves}
+  first = {name: float(x[0]) for name, x in series.items()}
+  found = {}
+  for at in range(len(series["length"])):
+    begin = max(0, at + 1 - WINDOW)
+    now = {name: float(x[begin : at + 1].mean()) for name, x in series.items()}
+    for name, text in thresholds.exceeded(now, first).items():
+      found.setdefault(name, {"iteration": at + 1, "says": text})
+  return found
+
+
+def _warn(
+  label: str, log: MetricsLog, thresholds: Thresholds, warned: dict[str, Any]
+) -> None:
+  for name, found in _warnings(log.rows("train"), thresholds).items():
+    if name not in warned:
+      warned[name] = found
+      progress.say(
+        f"warning: {label}: {found['says']} at iteration {found['iteration']}"
+      )
+
+
+def _tune(
+  workdir: pathlib.Path,
+  run: _Run,
+  arms: Sequence[LanguageArm | Candidates],
+  seed: int,
+  num_iterations: int,
+) -> tuple[list[LanguageArm], dict[str, dict[str, float]]]:
+  """Arms to run, and validation accuracies of candidates, by arm."""
+  chosen, tuning = [], {}
+  run = dataclasses.replace(run, num_iterations=num_iterations)
+  for arm in arms:
+    if not isinstance(arm, Candidates):
+      chosen.append(arm)
+      continue
+    scores = {}
+    for candidate in arm.arms:
+      home = workdir / arm.name / candidate.name
+      label = f"tuning {arm.name}: {candidate.name}"
+      lane = _train(home, run, candidate, seed, label)
+      scores[candidate.name] = float(lane.validation["accuracy"][-1])
+    if len(scores) < len(arm.arms) or not scores:
+      raise ValueError(
+        f"candidates of {arm.name} are named "
+        f"{[candidate.name for candidate in arm.arms]}, expected one or more, "
+        "all unlike"
+      )
+    best = max(arm.arms, key=lambda candidate: scores[candidate.name])
+    progress.say(f"{arm.name} is run as {best.name}")
+    tuning[arm.name] = scores
+    chosen.append(dataclasses.replace(best, name=arm.name))
+  return chosen, tuning
+
+
+def _test_start(
+  run: _Run, key: jax.Array
+) -> tuple[dict[str, Any], np.ndarray | None]:
+  """The start's report, and indices of the test problems it never solves."""
+  held_out, hard = run.held_out, None
+  if held_out.hard_samples:
+    found = rl_evaluation.test(
+      run.policy,
+      run.params,
+      jax.random.fold_in(key, 3),
+      run.problem,
+      held_out,
+      num_samples=held_out.hard_samples,
+    )
+    hard = np.flatnonzero(found.num_correct == 0)
+  found = rl_evaluation.test(run.policy, run.params, key, run.problem, held_out)
+  return rl_evaluation.report(found, held_out, hard), hard
+
+
+def _summary(
+  lanes: Sequence[Lane], tested: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """An arm's part of the report; lists have a value, or curve, per seed."""
+
+  def listed(x):
+    return [float(f"{v:.5g}") if math.isfinite(v) else None for v in x]
+
+  means = [
+    rl.trailing_mean(lane.curves["accuracy"], window=WINDOW) for lane in lanes
+  ]
+  return {
+    "accuracy": [found["accuracy"] for found in tested],
+    "pass_at_k": {
+      k: [found["pass_at_k"][k] for found in tested]
+      for k in tested[0]["pass_at_k"]
+    },
+    "hard_problems_solved": [
+      found.get("hard_problems_solved") for found in tested
+    ],
+    "iterations_to": {
+      f"{level:g}": [rl.first_reaching(m, level) for m in means]
+      for level in LEVELS
+    },
+    "seconds": [lane.seconds for lane in lanes],
+    "warnings": [lane.warnings for lane in lanes],
+    "curves": {
+      name: [listed(lane.curves[name]) for lane in lanes]
+      for name in lanes[0].curves
+    },
+    "validation": {
+      name: [listed(lane.validation[name]) for lane in lanes]
+      for name in lanes[0].validation
+    },
+  }
+
+
+def _ratios(
+  first: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Median iterations of the first arm over the other's, by accuracy."""
+
+  def median(values):
+    ordered = sorted(math.inf if v is None else v for v in values)
+    return float(np.median(ordered))
+
+  out = {}
+  for level, counts in other["iterations_to"].items():
+    a, b = median(first["iterations_to"][level]), median(counts)
+    out[level] = a / b if math.isfinite(a) and math.isfinite(b) else None
+  return out
+
+
+def _export(path: pathlib.Path, run: _Run, params: PyTree) -> None:
+  """Writes the policy for others; replaces what an earlier run wrote."""
+  partial = path.with_name(f".{path.name}")
+  shutil.rmtree(partial, ignore_errors=True)
+  vocabulary = run.problem.vocabulary
+  hf.save(
+    partial,
+    run.policy.config,
+    params,
+    token_ids={
+      "eos_token_id": vocabulary.eos_id,
+      "pad_token_id": vocabulary.pad_id,
+    },
+    identity=identity(vocabulary, run.problem.delimiter),
+  )
+  shutil.rmtree(path, ignore_errors=True)
+  partial.rename(path)
+
+
+def _print(
+  experiment: str, report: dict, started: dict, num_seeds: int
+) -> None:
+  def spread(values):
+    return f"{np.mean(values):.3f} [{min(values):.3f}–{max(values):.3f}]"
+
+  ks = list(started["pass_at_k"])
+  shown = sorted({ks[-1], ks[len(ks) // 2]}, key=int)
+  rows = [
+    [
+      "start",
+      f"{started['accuracy']:.3f}",
+      *(f"{started['pass_at_k'][k]:.3f}" for k in shown),
+      "–",
+      "–",
+    ]
+  ]
+  for name, found in report.items():
+    warned = sorted({probe for lane in found["warnings"] for probe in lane})
+    rows.append(
+      [
+        name,
+        spread(found["accuracy"]),
+        *(spread(found["pass_at_k"][k]) for k in shown),
+        f"{np.mean(found['seconds']):.0f}",
+        ", ".join(warned) or "none",
+      ]
+    )
+  progress.table(
+    f"{experiment}: {num_seeds} seeds, test problems, mean [least–most]",
+    ["arm", "accuracy", *(f"Pass@{k}" for k in shown), "seconds", "warnings"],
+    rows,
+  )
+
+
+@gin.register
+def fixed_verifier(
+  path: str, problem: Any, *, k: float | int = 1
+) -> verifier.Verifier:
+  """A trained verifier as prover, of the problem's vocabulary and delimiter."""
+  return verifier.load(path, fingerprint=problem.fingerprint, k=k)
+
+
+@gin.register
+def grid(
+  arm: LanguageArm,
+  *,
+  learning_rates: Sequence[float],
+  alphas: Sequence[float] | None = None,
+) -> Candidates:
+  """An arm at all combinations of learning rates and weights of progress.
+
+  Args:
+    arm: with an update that has a `learning_rate`, or a `step_size`.
+    learning_rates: of the update, or its step sizes.
+    alphas: of the reward; None for the arm's own.
+  """
+  field = (
+    "learning_rate" if hasattr(arm.update, "learning_rate") else "step_size"
+  )
+  candidates = []
+  for rate in learning_rates:
+    for alpha in alphas or (arm.reward.alpha,):
+      update = dataclasses.replace(arm.update, **{field: rate})
+      reward = dataclasses.replace(arm.reward, alpha=alpha)
+      name = f"rate{rate:g}_alpha{alpha:g}"
+      candidates.append(
+        dataclasses.replace(arm, name=name, update=update, reward=reward)
+      )
+  return Candidates(arm.name, candidates)

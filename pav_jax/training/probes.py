@@ -1,0 +1,128 @@
+"""Signs of reward hacking, measured on every batch of rollouts (App. G)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pav_jax.problems.chain_steps import NO_PROGRESS
+from pav_jax.provers.rollout_values import cut_at_padding
+from pav_jax.types import Rollout
+
+
+def no_progress_steps(
+  problem: Any, rollout: Rollout
+) -> Bool[np.ndarray, "B H"]:
+  """Steps that change nothing.
+
+  Args:
+    problem: if it has `steps(rollout)`, as chain has, these say which steps
+      restate the current value. Of others those that repeat an earlier step of
+      their response count.
+    rollout: of numpy arrays.
+  """
+  if hasattr(problem, "steps"):
+    cut, _ = cut_at_padding(rollout, problem.vocabulary.pad_id)
+    return problem.steps(cut).kind == NO_PROGRESS
+  length = rollout.prefix_len
+  repeated = np.zeros((len(length), length.shape[1] - 1), bool)
+  for row, (tokens, ends) in enumerate(
+    zip(rollout.tokens, length, strict=True)
+  ):
+    seen = set()
+    for h in range(len(ends) - 1):
+      step = tuple(tokens[ends[h] : ends[h + 1]].tolist())
+      repeated[row, h] = bool(step) and step in seen
+      seen.add(step)
+  return repeated
+
+
+def measure(
+  problem: Any,
+  rollout: Rollout,
+  q_prover: Float[np.ndarray, "B P"] | None = None,
+  *,
+  delimiter_len: int = 1,
+) -> dict[str, float]:
+  """Measures a batch of graded rollouts.
+
+  Args:
+    problem: see `no_progress_steps`.
+    rollout: graded, of numpy arrays.
+    q_prover: the prover's values of prefixes for one sample, K = 1, if any.
+    delimiter_len: tokens of a step without content.
+
+  Returns:
+    `no_progress`, share of steps; `empty`, share of steps without content;
+    `length`, tokens in a response; `distinct`, share of responses unlike all
+    earlier ones to their problem; `score_gap`, the mean value of whole
+    responses less their mean outcome, if there is a prover.
+  """
+  size = np.diff(rollout.prefix_len, axis=-1)
+  exists = size > 0
+  number = max(int(exists.sum()), 1)
+  # A last step may be an end token alone, after a delimiter that was dropped.
+  empty = exists & (size <= delimiter_len)
+  traces = {
+    (int(problem_id), tokens.tobytes())
+    for problem_id, tokens in zip(
+      rollout.problem_id, rollout.tokens, strict=True
+    )
+  }
+  found = {
+    "no_progress": float(
+      (no_progress_steps(problem, rollout) & exists).sum() / number
+    ),
+    "empty": float(empty.sum() / number),
+    "length": float(size.sum(-1).mean()),
+    "distinct": len(traces) / len(rollout.tokens),
+  }
+  if q_prover is not None:
+    score = np.asarray(q_prover)[:, -1]
+    found["score_gap"] = float(score.mean() - rollout.outcome.mean())
+  return found
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+  """From where on a probe warns.
+
+  Attributes:
+    no_progress: largest share of steps that change nothing.
+    empty: largest share of empty steps.
+    length: largest factor by which responses may grow from the first batch on,
+      and shrink.
+    distinct: least share of distinct responses.
+    score_gap: largest difference between the verifier's score of whole
+      responses and their outcome.
+  """
+
+  no_progress: float = 0.4
+  empty: float = 0.05
+  length: float = 1.5
+  distinct: float = 0.3
+  score_gap: float = 0.2
+
+  def exceeded(
+    self, now: Mapping[str, float], first: Mapping[str, float]
+  ) -> dict[str, str]:
+    """Names of probes that warn, and what they say.
+
+    Args:
+      now: of a batch, or means of some, from `measure`.
+      first: of the first batch.
+    """
+    found = {}
+    for name in ("no_progress", "empty", "score_gap"):
+      if name in now and now[name] > getattr(self, name):
+        found[name] = f"{name} is {now[name]:.3g} > {getattr(self, name):g}"
+    if now["distinct"] < self.distinct:
+      found["distinct"] = f"distinct is {now['distinct']:.3g} < {self.distinct}"
+    factor = now["length"] / max(first["length"], 1e-9)
+    if not 1 / self.length <= factor <= self.length:
+      found["length"] = f"length is {factor:.2f} times that of the first batch"
+    return found

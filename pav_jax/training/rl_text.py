@@ -1,0 +1,379 @@
+"""Reinforcement learning of language models on text problems (Sec. 5).
+
+As `training.rl`, whose update it shares. But responses are graded on the host,
+and provers may be there too. What the device can do meanwhile is given to it
+before the host begins: one iteration is, in this order,
+
+    sample (device) ─► log-probabilities under the start (device)
+                    ─► prover's values of all prefixes (device, or host)
+                    ─► grading (host)          ─► update (device)
+                                               ─► probes (host)
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from pav_jax import losses, steps, values
+from pav_jax.policies.language_model import LanguageModel
+from pav_jax.policies.trunk_value import TrunkValue
+from pav_jax.provers import adaptive
+from pav_jax.provers.adaptive import AdaptiveK
+from pav_jax.training import probes, rl
+from pav_jax.training.baselines import GroupMean, LearnedBaseline
+from pav_jax.training.rewards import Reward
+from pav_jax.training.state import TrainState
+from pav_jax.types import Rollout
+
+_SAMPLE, _PROVE, _INIT = range(3)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class LanguageArm:
+  """One way to train a language model, in a comparison of several.
+
+  Attributes:
+    name: what reports call it, and its directory.
+    reward: whose prover's values are those of one sample; None for a prover
+      that is not needed. A prover with `with_policy(policy, params)` is made
+      of the trained policy's parameters (`OwnCompletions`).
+    update: see `training.updates`.
+    baseline: see `training.baselines`; "learned" for a value function that
+      starts from the policy.
+    k: the prover is Best-of-K: a number, or how it is chosen.
+    refresh_every: iterations after which a prover that is made of the policy's
+      parameters gets the present ones; None to stay with the first.
+    num_updates: on every batch; from the second on with importance ratios.
+    value_rate: learning rate of a learned baseline.
+
+  Raises:
+    ValueError: if a number is out of range, or progress is wanted and there is
+      no prover.
+  """
+
+  name: str
+  reward: Reward
+  update: Any
+  baseline: Any = dataclasses.field(default_factory=GroupMean)
+  k: float | int | AdaptiveK = 1.0
+  refresh_every: int | None = 1
+  num_updates: int = 1
+  value_rate: float = 3e-4
+
+  def __post_init__(self):
+    if self.num_updates < 1 or (self.refresh_every or 1) < 1:
+      raise ValueError(
+        f"num_updates and refresh_every are {self.num_updates} and "
+        f"{self.refresh_every}, expected at least 1"
+      )
+    if self.reward.prover is None and self.reward.alpha:
+      raise ValueError(
+        f"alpha is {self.reward.alpha} and there is no prover, expected one"
+      )
+    if self.reward.num_rollouts:
+      raise ValueError(
+        f"num_rollouts is {self.reward.num_rollouts}, expected 0: outcomes "
+        "stand in for Q^π of language models"
+      )
+    if isinstance(self.baseline, str) and self.baseline != "learned":
+      raise ValueError(
+        f"baseline is {self.baseline!r}, expected 'learned' or an object"
+      )
+    if not isinstance(self.k, AdaptiveK):
+      values.check_k(self.k)
+
+  @property
+  def ks(self) -> tuple[float, ...]:
+    """The K that may be used."""
+    return self.k.ks if isinstance(self.k, AdaptiveK) else (float(self.k),)
+
+  def baseline_for(self, policy: LanguageModel) -> Any:
+    """The baseline, whose value function has the policy's shape."""
+    if self.baseline == "learned":
+      value = TrunkValue(policy.config, policy.layout)
+      return LearnedBaseline(value, self.value_rate)
+    return self.baseline
+
+  @property
+  def uses_policy(self) -> bool:
+    """Whether the prover is made of the trained policy's parameters."""
+    return hasattr(self.reward.prover, "with_policy")
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class RateSchedule:
+  """Factor of learning rates: linear warm-up, then a cosine to `final`.
+
+  Attributes:
+    warmup: share of all iterations, in [0, 1).
+    final: factor at the end, in [0, 1]; 1 for no decay.
+  """
+
+  warmup: float = 0.1
+  final: float = 0.0
+
+  def __post_init__(self):
+    if not 0 <= self.warmup < 1 or not 0 <= self.final <= 1:
+      raise ValueError(
+        f"warmup and final are {self.warmup} and {self.final}, expected "
+        "numbers in [0, 1)"
+      )
+
+  def __call__(self, iteration: int, num_iterations: int) -> float:
+    """The factor of an iteration, counted from 0; > 0 but at the very end."""
+    warmup = math.ceil(self.warmup * num_iterations)
+    schedule = optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if warmup else 1.0,
+      peak_value=1.0,
+      warmup_steps=warmup,
+      decay_steps=max(num_iterations, warmup + 1),
+      end_value=self.final,
+    )
+    return float(schedule(iteration + bool(warmup)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RlState:
+  """What one iteration hands to the next.
+
+  Attributes:
+    params: of the policy.
+    update: state of the update.
+    baseline: state of the baseline, a value function for instance.
+    prover: parameters that the prover is made of; () if of none.
+    k: of Best-of-K.
+  """
+
+  params: PyTree
+  update: PyTree
+  baseline: PyTree
+  prover: PyTree
+  k: Float[Array, ""]
+
+
+def init_state(
+  arm: LanguageArm, policy: LanguageModel, key: jax.Array, params: PyTree
+) -> RlState:
+  """The state before the first iteration."""
+  baseline = arm.baseline_for(policy)
+  return RlState(
+    params,
+    arm.update.init(params),
+    baseline.init(jax.random.fold_in(key, _INIT), params),
+    params if arm.uses_policy else (),
+    jnp.float32(arm.ks[0]),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Iterations of one arm and seed; holds no state.
+
+  Attributes:
+    arm: how to train.
+    policy: what is trained; samples at temperature 1, or its log-probabilities
+      would not be those of the policy that is exported.
+    problem: a text problem, see `problems.text.GeneratedProblem`.
+    reference: parameters of the start, which the KL is to.
+    key: of the seed.
+    num_problems: in a batch, from the train split, each once before any twice.
+    num_samples: responses to each, at least 1.
+  """
+
+  arm: LanguageArm
+  policy: LanguageModel
+  problem: Any
+  reference: PyTree
+  key: jax.Array
+  num_problems: int
+  num_samples: int
+
+  def sample(self, params: PyTree, iteration: int) -> Rollout:
+    """Responses to the iteration's problems, not graded."""
+    size = self.problem.split_size("train")
+    first = iteration * self.num_problems
+    at = (first + np.arange(self.num_problems, dtype=np.int64)) % size
+    ids = np.concatenate(
+      [self.problem.problem_ids("train", int(i), int(i) + 1) for i in at]
+      if at[0] > at[-1]
+      else [self.problem.problem_ids("train", int(at[0]), int(at[-1]) + 1)]
+    )
+    return self.policy.sample(
+      params,
+      jax.random.fold_in(self.key, _SAMPLE),
+      self.problem.prompts(ids),
+      self.problem.prompt_lengths(ids),
+      ids,
+      num_samples=self.num_samples,
+      first_sample=first // size * self.num_samples,
+    )
+
+  def values(self, state: RlState, rollout: Rollout) -> Any:
+    """The prover's values of all prefixes for one sample, [B, P], or None."""
+    prover = self.arm.reward.prover
+    if prover is None:
+      return None
+    if self.arm.uses_policy:
+      prover = prover.with_policy(self.policy, state.prover)
+    key = jax.random.fold_in(self.key, _PROVE)
+    if hasattr(prover, "logits"):  # a verifier, which runs on the device
+      return _call(prover, key, rollout)
+    return prover(key, rollout)
+
+  def iterate(
+    self, state: RlState, iteration: int, scale: float
+  ) -> tuple[RlState, Callable[[], dict[str, float]]]:
+    """One iteration, counted from 0.
+
+    Args:
+      state: of the run.
+      iteration: which.
+      scale: of the learning rate.
+
+    Returns:
+      The next state, which the device may not have finished, and a function
+      that waits for it and gives the iteration's metrics: those of
+      `training.rl`, `kl` to the start and `entropy` in nats a response,
+      `k`, the terms of Theorem 3.1, and probes.
+    """
+    arm = self.arm
+    every = arm.refresh_every
+    if arm.uses_policy and every and iteration % every == 0:
+      state = dataclasses.replace(state, prover=state.params)
+    rollout = self.sample(state.params, iteration)
+    logp_ref = logp(self.policy, self.reference, rollout)
+    q = self.values(state, rollout)
+    host = jax.tree.map(np.asarray, rollout)
+    host = dataclasses.replace(
+      host, outcome=np.asarray(self.problem.outcomes(host), np.float32)
+    )
+    rollout = dataclasses.replace(rollout, outcome=jnp.asarray(host.outcome))
+    choose = isinstance(arm.k, AdaptiveK) and iteration % arm.k.every == 0
+    state, metrics = learn(
+      self.policy,
+      (
+        dataclasses.replace(arm.reward, prover=None),
+        arm.update,
+        arm.baseline_for(self.policy),
+      ),
+      state,
+      rollout,
+      None if q is None else jnp.asarray(q),
+      logp_ref,
+      jnp.asarray(arm.ks, jnp.float32),
+      np.bool_(choose),
+      np.float32(scale),
+      num_updates=arm.num_updates,
+      choose_by=arm.k.by if isinstance(arm.k, AdaptiveK) else "progress",
+    )
+
+    def finish() -> dict[str, float]:
+      scores = None if q is None else np.asarray(q)
+      found = probes.measure(self.problem, host, scores)
+      return {name: float(x) for name, x in metrics.items()} | found
+
+    return state, finish
+
+
+@jax.jit
+def _call(prover, key, rollout):
+  return prover(key, rollout)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logp(
+  policy: LanguageModel, params: PyTree, rollout: Rollout
+) -> Float[Array, "B T"]:
+  """`policy.logp`, compiled."""
+  return policy.logp(params, rollout)
+
+
+@functools.partial(
+  jax.jit, static_argnames=("policy", "num_updates", "choose_by")
+)
+def learn(
+  policy: LanguageModel,
+  algorithm: rl.Algorithm,
+  state: RlState,
+  rollout: Rollout,
+  q_prover: Float[Array, "B P"] | None,
+  logp_ref: Float[Array, "B T"],
+  ks: Float[Array, "K"],
+  choose: Any,
+  scale: Any,
+  *,
+  num_updates: int,
+  choose_by: str = "progress",
+) -> tuple[RlState, dict[str, Float[Array, ""]]]:
+  """Updates a policy from graded rollouts; pure.
+
+  Args:
+    policy: static.
+    algorithm: reward, update and baseline; the reward's prover is not called.
+    state: before.
+    rollout: graded.
+    q_prover: values of prefixes for one sample; None for outcomes alone.
+    logp_ref: of the tokens under the start, in nats.
+    ks: K that may be chosen.
+    choose: whether to choose.
+    scale: of the learning rate.
+    num_updates: on the same rollouts, static.
+    choose_by: the term of `adaptive.Terms` that is to be largest, static.
+
+  Returns:
+    The next state and scalars, see `Trainer.iterate`.
+  """
+  reward_fn, update, baseline = algorithm
+  exists = steps.step_mask(rollout.prefix_len)
+  outcome = jnp.broadcast_to(rollout.outcome[:, None], exists.shape)
+  k, more = state.k, {}
+  if q_prover is None:
+    rewards = outcome
+  else:
+    terms = adaptive.sampled_terms(
+      q_prover, rollout.outcome, rollout.prefix_len, ks
+    )
+    k = jnp.where(choose, ks[jnp.argmax(getattr(terms, choose_by))], k)
+    at = jnp.argmin(jnp.abs(ks - k))
+    more = {name: x[at] for name, x in terms._asdict().items()} | {"k": k}
+    rewards = reward_fn.of_values(outcome, values.best_of_k(q_prover, k))
+  train = TrainState(state.params, state.update, state.baseline)
+
+  def follow(train, off_policy):
+    return rl.follow(
+      policy,
+      update,
+      baseline,
+      train,
+      rollout,
+      rewards,
+      scale=scale,
+      logp_ref=logp_ref,
+      off_policy=off_policy,
+    )
+
+  train, metrics = follow(train, False)
+  if num_updates > 1:
+    train = jax.lax.fori_loop(
+      1, num_updates, lambda _, train: follow(train, True)[0], train
+    )
+  responses = jnp.sum(rollout.logp, axis=-1)
+  metrics |= more | {
+    "kl": losses.kl_penalty(rollout.logp, logp_ref, rollout.prefix_len),
+    "entropy": -jnp.mean(responses),
+  }
+  return RlState(
+    train.params, train.update, train.baseline, state.prover, k
+  ), metrics
