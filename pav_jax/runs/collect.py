@@ -215,7 +215,7 @@ def _source(
       sampler.params,
       seeds,
       prompts,
-      np.full(len(prompts), prompts.shape[1], np.int32),
+      problem.prompt_lengths(problem_id),
       problem_id,
       num_samples=number,
     )

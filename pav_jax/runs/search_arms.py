@@ -139,7 +139,7 @@ class Searcher:
   def _search(self, judge, settings, ids, alpha) -> list[dict[str, Any]]:
     start = time.monotonic()
     prompts = self.problem.prompts(ids)
-    prompt_len = np.full(len(ids), prompts.shape[1], np.int32)
+    prompt_len = self.problem.prompt_lengths(ids)
     found = search(
       self.policy,
       self.params,

@@ -125,7 +125,7 @@ def _draw(policy, params, judge, key, problem, ids, num_samples) -> Samples:
     params,
     key,
     prompts,
-    np.full(len(ids), prompts.shape[1], np.int32),
+    problem.prompt_lengths(ids),
     ids,
     num_samples=num_samples,
   )

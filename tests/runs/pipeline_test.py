@@ -4,6 +4,7 @@ import pathlib
 import gin
 import pytest
 
+from pav_jax.runs import configuration
 from pav_jax.runs.pipeline import Part, pipeline, summarize
 
 CALLS = []
@@ -129,3 +130,35 @@ def test_missing_gin_file_is_named_first(tmp_path, parts):
   with pytest.raises(FileNotFoundError, match=r"no gin file no\.gin"):
     pipeline(tmp_path / "w", "all", parts=[*parts, absent])
   assert not CALLS
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "chain_pav",
+    "chain_search",
+    "chain_rl",
+    "countdown_pav",
+    "countdown_search",
+  ],
+)
+def test_the_projects_pipelines_bind_what_their_parts_know(
+  name, tmp_path, monkeypatch
+):
+  asked = []
+
+  def run_files(files, bindings, workdir, part):
+    del workdir, part
+    asked.append((files, bindings))
+
+  file = str(configuration.ROOT / "gin" / "experiments" / f"{name}.gin")
+  configuration.parse_gin([file], ["SEEDS = (1,)"])
+  monkeypatch.setattr(configuration, "run_files", run_files)
+  monkeypatch.setattr("pav_jax.runs.pipeline._mark_finished", lambda *_: None)
+  gin.get_configurable("pipeline")(tmp_path, name)
+  assert len(asked) >= 3
+  for files, bindings in asked:
+    gin.clear_config()
+    configuration.parse_gin(files, bindings)
+    assert "SEED=1" in bindings
+  gin.clear_config()
