@@ -38,9 +38,11 @@ def read(
   Returns:
     float32, unbounded: the logit, where a probability is meant.
   """
-  chosen = jnp.take_along_axis(hidden, at[:, :, None], axis=1)
+  # Of every token first: so indices that repeat give the same bits, and what
+  # lies past the end of a response has an advantage of exactly 0.
   kernel = head["kernel"].astype(jnp.float32)
-  return chosen.astype(jnp.float32) @ kernel + head["bias"]
+  every = hidden.astype(jnp.float32) @ kernel + head["bias"]
+  return jnp.take_along_axis(every, at, axis=1)
 
 
 def values(

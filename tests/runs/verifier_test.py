@@ -89,7 +89,7 @@ def data(tmp_path_factory):
   ):
     step_targets_writer.write(
       folder / name,
-      traces(start, stop),
+      traces(start, stop, seeds=8 if name == "train" else 4),
       config={"source": "test"},
       fingerprint=PROBLEM.fingerprint,
       pad_id=0,
@@ -140,8 +140,8 @@ def test_writes_what_a_later_run_needs(finished):
   assert report["arms"]["verifier"] == tested
   training = report["training"]
   assert training["kept_step"] in (300, 400, 500, 600)
-  assert training["traces"] == 480
-  assert training["completions"] == 480 * 16 * 3
+  assert training["traces"] == 960
+  assert training["completions"] == 960 * 16 * 3
   assert set(report["calibration"]) == {"scale", "offset", "ece_before"}
   for name in (
     "verifier",
