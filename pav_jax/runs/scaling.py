@@ -22,7 +22,7 @@ from pav_jax.problems import step_targets
 from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import progress, scaling_plots
 from pav_jax.reporting.metrics import write_config, write_report
-from pav_jax.training import labelling, sft, verifier
+from pav_jax.training import fitting, labelling, sft, verifier
 from pav_jax.training import verifier_data as data_sets
 from pav_jax.training import verifier_evaluation as evaluation
 from pav_jax.types import Rollout, StepTargets
@@ -287,14 +287,13 @@ def _train(state, examples, schedule, seed, chunk, train_chunk, layout):
     )
     batches = jax.device_put(
       jax.tree.map(lambda x, rows=rows: x[rows], examples),
-      verifier.batch_sharding(layout),
+      fitting.batch_sharding(layout),
     )
     state, metrics = train_chunk(
       state, batches, np.int32(min(chunk, total - begin))
     )
     loss = np.asarray(metrics["loss"])[: total - begin]
-    if not np.isfinite(loss).all():
-      raise FloatingPointError(f"a loss is not finite in steps from {begin} on")
+    fitting.check_finite(loss, begin, None)
   return state
 
 

@@ -23,7 +23,7 @@ from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.vocabulary import identity
 from pav_jax.reporting import progress, sft_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
-from pav_jax.training import sft
+from pav_jax.training import fitting, sft
 from pav_jax.training.initial import random_params
 from pav_jax.training.state import Checkpoints
 from pav_jax.training.validation import Validation, judge, report
@@ -132,7 +132,7 @@ def finetune(
   done, seconds_before = 0, 0.0
   if restored := checkpoints.restore(_pack(state, position, best)):
     done, saved, seconds_before = restored
-    state = sft.SftState(saved.params, saved.optimizer)
+    state = fitting.FitState(saved.params, saved.optimizer)
     position, best = int(saved.position), float(saved.best)
     progress.say(f"continuing after step {done}")
   log.resume(["train", "validation"], done)
@@ -156,7 +156,7 @@ def finetune(
         range(begin + 1, end + 1),
         {name: x[:, None] for name, x in metrics.items()},
       )
-      _check_finite(metrics["loss"], begin, checkpoints.newest)
+      fitting.check_finite(metrics["loss"], begin, checkpoints.newest)
       shown = {}
       if end % validation.every == 0 or end == total:
         found = judge(policy, state.params, validation_key, problem, validation)
@@ -212,13 +212,13 @@ def finetune(
   return tested
 
 
-def _pack(state: sft.SftState, position: int, best: float) -> _Saved:
+def _pack(state: fitting.FitState, position: int, best: float) -> _Saved:
   return _Saved(
     state.params, state.optimizer, np.asarray(position), np.asarray(best)
   )
 
 
-def _pack_best(state: sft.SftState, best: float) -> _Saved:
+def _pack_best(state: fitting.FitState, best: float) -> _Saved:
   return _Saved(state.params, (), np.asarray(0), np.asarray(best))
 
 
@@ -266,7 +266,7 @@ def _put(
   """Stacked and filled up to `chunk` batches, on the mesh."""
   fill = [batches[-1]] * (chunk - len(batches))
   stacked = jax.tree.map(lambda *x: np.stack(x), *batches, *fill)
-  return jax.device_put(stacked, sft.batch_sharding(layout))
+  return jax.device_put(stacked, fitting.batch_sharding(layout))
 
 
 class _Speed:
@@ -286,16 +286,6 @@ class _Speed:
   def tokens_per_second(self) -> float | None:
     """The median; None if there was no second call."""
     return float(np.median(self._rates[1:])) if self._rates[1:] else None
-
-
-def _check_finite(loss: np.ndarray, begin: int, kept: int | None) -> None:
-  """Raises FloatingPointError at the first loss that is not finite."""
-  bad = np.flatnonzero(~np.isfinite(loss))
-  if len(bad):
-    state = "no checkpoint was due" if kept is None else f"{kept} is kept"
-    raise FloatingPointError(
-      f"loss is {loss[bad[0]]} at step {begin + bad[0] + 1}; {state}"
-    )
 
 
 def _export(

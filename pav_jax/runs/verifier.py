@@ -27,7 +27,7 @@ from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
 from pav_jax.runs import verifier_report
-from pav_jax.training import calibration, labelling, sft, verifier
+from pav_jax.training import calibration, fitting, labelling, sft, verifier
 from pav_jax.training import verifier_data as data_sets
 from pav_jax.training import verifier_evaluation as evaluation
 from pav_jax.training.state import Checkpoints
@@ -186,7 +186,7 @@ def fit_verifier(
   best, done, seconds_before = math.inf, 0, 0.0
   if restored := checkpoints.restore(_pack(state, best)):
     done, saved, seconds_before = restored
-    state = verifier.VerifierState(saved.params, saved.optimizer)
+    state = fitting.FitState(saved.params, saved.optimizer)
     best = float(saved.best)
     progress.say(f"continuing after step {done}")
   log.resume(["train", "validation"], done)
@@ -203,7 +203,7 @@ def fit_verifier(
     ):
       number = end - begin
       stacked = jax.device_put(
-        batches(begin, number, chunk), verifier.batch_sharding(layout)
+        batches(begin, number, chunk), fitting.batch_sharding(layout)
       )
       clock = time.perf_counter()
       state, metrics = train_chunk(state, stacked, np.int32(number))
@@ -214,7 +214,7 @@ def fit_verifier(
         range(begin + 1, end + 1),
         {name: x[:, None] for name, x in metrics.items()},
       )
-      _check_finite(metrics["loss"], begin, checkpoints.newest)
+      fitting.check_finite(metrics["loss"], begin, checkpoints.newest)
       note = f"loss {metrics['loss'].mean():.3f}"
       if end % validate_every == 0 or end == total:
         logit = evaluation.score(
@@ -352,11 +352,11 @@ def _digest(path: str | os.PathLike) -> str:
   return hashlib.sha256(manifest.to_json()).hexdigest()
 
 
-def _pack(state: verifier.VerifierState, best: float) -> _Saved:
+def _pack(state: fitting.FitState, best: float) -> _Saved:
   return _Saved(state.params, state.optimizer, np.asarray(best))
 
 
-def _pack_best(state: verifier.VerifierState, best: float) -> _Saved:
+def _pack_best(state: fitting.FitState, best: float) -> _Saved:
   return _Saved(state.params, (), np.asarray(best))
 
 
@@ -388,13 +388,3 @@ def _batches(
   ]
   rows = np.stack(rows + [rows[-1]] * (room - number))
   return jax.tree.map(lambda x: x[rows], examples)
-
-
-def _check_finite(loss: np.ndarray, begin: int, kept: int | None) -> None:
-  """Raises FloatingPointError at the first loss that is not finite."""
-  bad = np.flatnonzero(~np.isfinite(loss))
-  if len(bad):
-    state = "no checkpoint was due" if kept is None else f"{kept} is kept"
-    raise FloatingPointError(
-      f"loss is {loss[bad[0]]} at step {begin + bad[0] + 1}; {state}"
-    )

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax.models import partitioning, transformer
+from pav_jax.models import transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.packing import Batches
+from pav_jax.training import fitting
+from pav_jax.training.fitting import FitState
 from pav_jax.types import PackedTokens
 
 
@@ -182,20 +183,6 @@ def _matrices(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(of, params)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SftState:
-  """What one step hands to the next.
-
-  Attributes:
-    params: of the network.
-    optimizer: the optimiser's state.
-  """
-
-  params: PyTree
-  optimizer: PyTree
-
-
 def schedule(stages: Sequence[Stage]) -> optax.Schedule:
   """Learning rates of all steps: one stage's after the other's."""
   ends = np.cumsum([stage.num_steps for stage in stages])
@@ -236,11 +223,11 @@ def loss(
 def train_step(
   config: TransformerConfig,
   optimizer: optax.GradientTransformation,
-  state: SftState,
+  state: FitState,
   batch: PackedTokens,
   *,
   layout: Layout | None = None,
-) -> tuple[SftState, dict[str, Float[Array, ""]]]:
+) -> tuple[FitState, dict[str, Float[Array, ""]]]:
   """One step of maximum likelihood; pure.
 
   Returns:
@@ -252,31 +239,7 @@ def train_step(
   )(state.params)
   updates, new = optimizer.update(gradient, state.optimizer, state.params)
   metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-  return SftState(optax.apply_updates(state.params, updates), new), metrics
-
-
-def state_shardings(
-  config: TransformerConfig,
-  optimizer: optax.GradientTransformation,
-  layout: Layout,
-) -> SftState:
-  """How `layout` splits the state: the optimiser's moments as parameters."""
-  params = transformer.shardings(config, layout)
-  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
-  whole = partitioning.replicated(layout.mesh)
-
-  def absent(leaf):
-    return isinstance(leaf, optax.MaskedNode)
-
-  moments = optax.tree_map_params(
-    optimizer,
-    lambda leaf, sharding: leaf if absent(leaf) else sharding,
-    jax.eval_shape(optimizer.init, shapes),
-    params,
-    transform_non_params=lambda _: whole,
-    is_leaf=absent,
-  )
-  return SftState(params, moments)
+  return FitState(optax.apply_updates(state.params, updates), new), metrics
 
 
 def init_state(
@@ -284,12 +247,11 @@ def init_state(
   optimizer: optax.GradientTransformation,
   params: dict,
   layout: Layout,
-) -> SftState:
+) -> FitState:
   """The state before the first step, laid out over the mesh."""
-  shardings = state_shardings(config, optimizer, layout)
-  params = jax.device_put(params, shardings.params)
-  init = jax.jit(optimizer.init, out_shardings=shardings.optimizer)
-  return SftState(params, init(params))
+  return fitting.init_state(
+    optimizer, params, _shardings(config, optimizer, layout)
+  )
 
 
 def make_train_chunk(
@@ -297,39 +259,17 @@ def make_train_chunk(
   optimizer: optax.GradientTransformation,
   layout: Layout,
 ) -> Callable:
-  """Compiles several steps into one program.
-
-  Returns:
-    `(state, batches, number) -> (state, metrics)`: steps on the first `number`
-    of batches, whose leaves are [I, B, T]. Metrics are float32[I], NaN from
-    `number` on. The state that is passed in is used up.
-  """
+  """`fitting.make_train_chunk` of `train_step`."""
   step = functools.partial(train_step, config, optimizer, layout=layout)
-
-  def train_chunk(state, batches, number):
-    first = jax.tree.map(lambda x: x[0], batches)
-    _, shapes = jax.eval_shape(step, state, first)
-    length = batches.tokens.shape[0]
-    metrics = jax.tree.map(lambda x: jnp.full(length, jnp.nan, x.dtype), shapes)
-
-    def body(index, carry):
-      state, metrics = carry
-      state, new = step(state, jax.tree.map(lambda x: x[index], batches))
-      metrics = jax.tree.map(lambda x, y: x.at[index].set(y), metrics, new)
-      return state, metrics
-
-    return jax.lax.fori_loop(0, number, body, (state, metrics))
-
-  shardings = state_shardings(config, optimizer, layout)
-  whole = partitioning.replicated(layout.mesh)
-  return jax.jit(
-    train_chunk,
-    in_shardings=(shardings, batch_sharding(layout), whole),
-    out_shardings=(shardings, whole),
-    donate_argnums=0,
+  return fitting.make_train_chunk(
+    step, _shardings(config, optimizer, layout), layout
   )
 
 
-def batch_sharding(layout: Layout) -> NamedSharding:
-  """Of stacked batches [I, B, T]: rows over the data and fsdp axes."""
-  return NamedSharding(layout.mesh, PartitionSpec(None, ("data", "fsdp")))
+def _shardings(config, optimizer, layout: Layout) -> FitState:
+  return fitting.state_shardings(
+    optimizer,
+    jax.eval_shape(lambda: transformer.init(config, jax.random.key(0))),
+    transformer.shardings(config, layout),
+    layout,
+  )

@@ -11,15 +11,16 @@ import gin
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from pav_jax import steps
-from pav_jax.models import heads, partitioning
+from pav_jax.models import heads
 from pav_jax.models import verifier as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.verifier import VerifierConfig
 from pav_jax.policies import sampling
+from pav_jax.training import fitting
+from pav_jax.training.fitting import FitState
 from pav_jax.training.labelling import Examples
 
 
@@ -85,20 +86,6 @@ class Schedule:
     return optax.chain(kind(rates), trunk)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class VerifierState:
-  """What one step hands to the next.
-
-  Attributes:
-    params: from `models.verifier.init`.
-    optimizer: the optimiser's state.
-  """
-
-  params: PyTree
-  optimizer: PyTree
-
-
 def losses(
   config: VerifierConfig,
   params: dict,
@@ -153,12 +140,12 @@ def losses(
 def train_step(
   config: VerifierConfig,
   optimizer: optax.GradientTransformation,
-  state: VerifierState,
+  state: FitState,
   batch: Examples,
   *,
   aux_weight: float = 0.0,
   layout: Layout | None = None,
-) -> tuple[VerifierState, dict[str, Float[Array, ""]]]:
+) -> tuple[FitState, dict[str, Float[Array, ""]]]:
   """One step on `values + aux_weight · next_token`; pure.
 
   Returns:
@@ -180,32 +167,8 @@ def train_step(
   )
   updates, new = optimizer.update(gradient, state.optimizer, state.params)
   metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)} | parts
-  state = VerifierState(optax.apply_updates(state.params, updates), new)
+  state = FitState(optax.apply_updates(state.params, updates), new)
   return state, metrics
-
-
-def state_shardings(
-  config: VerifierConfig,
-  optimizer: optax.GradientTransformation,
-  layout: Layout,
-) -> VerifierState:
-  """How `layout` splits the state: the optimiser's moments as parameters."""
-  shapes = jax.eval_shape(functools.partial(network.init_all, config))
-  params = network.shardings(config, layout)
-  whole = partitioning.replicated(layout.mesh)
-
-  def absent(leaf):
-    return isinstance(leaf, optax.MaskedNode)
-
-  moments = optax.tree_map_params(
-    optimizer,
-    lambda leaf, sharding: leaf if absent(leaf) else sharding,
-    jax.eval_shape(optimizer.init, shapes),
-    params,
-    transform_non_params=lambda _: whole,
-    is_leaf=absent,
-  )
-  return VerifierState(params, moments)
 
 
 def init_state(
@@ -213,12 +176,11 @@ def init_state(
   optimizer: optax.GradientTransformation,
   params: dict,
   layout: Layout,
-) -> VerifierState:
+) -> FitState:
   """The state before the first step, laid out over the mesh."""
-  shardings = state_shardings(config, optimizer, layout)
-  params = jax.device_put(params, shardings.params)
-  init = jax.jit(optimizer.init, out_shardings=shardings.optimizer)
-  return VerifierState(params, init(params))
+  return fitting.init_state(
+    optimizer, params, _shardings(config, optimizer, layout)
+  )
 
 
 def make_train_chunk(
@@ -228,41 +190,19 @@ def make_train_chunk(
   *,
   aux_weight: float = 0.0,
 ) -> Callable:
-  """Compiles several steps into one program.
-
-  Returns:
-    `(state, batches, number) -> (state, metrics)`: steps on the first `number`
-    of batches, whose leaves are [I, B, …]. Metrics are float32[I], NaN from
-    `number` on. The state that is passed in is used up.
-  """
+  """`fitting.make_train_chunk` of `train_step`."""
   step = functools.partial(
     train_step, config, optimizer, aux_weight=aux_weight, layout=layout
   )
-
-  def train_chunk(state, batches, number):
-    first = jax.tree.map(lambda x: x[0], batches)
-    _, shapes = jax.eval_shape(step, state, first)
-    length = batches.tokens.shape[0]
-    metrics = jax.tree.map(lambda x: jnp.full(length, jnp.nan, x.dtype), shapes)
-
-    def body(index, carry):
-      state, metrics = carry
-      state, new = step(state, jax.tree.map(lambda x: x[index], batches))
-      metrics = jax.tree.map(lambda x, y: x.at[index].set(y), metrics, new)
-      return state, metrics
-
-    return jax.lax.fori_loop(0, number, body, (state, metrics))
-
-  shardings = state_shardings(config, optimizer, layout)
-  whole = partitioning.replicated(layout.mesh)
-  return jax.jit(
-    train_chunk,
-    in_shardings=(shardings, batch_sharding(layout), whole),
-    out_shardings=(shardings, whole),
-    donate_argnums=0,
+  return fitting.make_train_chunk(
+    step, _shardings(config, optimizer, layout), layout
   )
 
 
-def batch_sharding(layout: Layout) -> NamedSharding:
-  """Of stacked batches [I, B, …]: rows over the data and fsdp axes."""
-  return NamedSharding(layout.mesh, PartitionSpec(None, ("data", "fsdp")))
+def _shardings(config, optimizer, layout: Layout) -> FitState:
+  return fitting.state_shardings(
+    optimizer,
+    jax.eval_shape(functools.partial(network.init_all, config)),
+    network.shardings(config, layout),
+    layout,
+  )

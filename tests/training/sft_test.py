@@ -12,7 +12,7 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.packing import Demonstrations
-from pav_jax.training import sft
+from pav_jax.training import fitting, sft
 
 PROBLEM = Chain(horizon=2, modulus=10, operations=Chain().operations[:1])
 LONGEST = PROBLEM.prompt_len + PROBLEM.max_response_len
@@ -60,7 +60,7 @@ def test_padding_does_not_change_the_loss():
 def test_a_step_is_one_of_the_optimizer_on_the_losss_gradient():
   optimizer = sft.AdamW(clip_norm=1e9)(1e-2)
   batch, _ = BATCHES(0)
-  state = sft.SftState(PARAMS, optimizer.init(PARAMS))
+  state = fitting.FitState(PARAMS, optimizer.init(PARAMS))
   new, metrics = sft.train_step(CONFIG, optimizer, state, batch)
   value, gradient = jax.value_and_grad(
     lambda params: sft.loss(CONFIG, params, batch)
@@ -151,7 +151,7 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(kind):
   for _ in range(3):
     batch, position = BATCHES(position)
     batches.append(batch)
-  one = sft.SftState(PARAMS, optimizer.init(PARAMS))
+  one = fitting.FitState(PARAMS, optimizer.init(PARAMS))
   losses = []
   for batch in batches[:2]:
     one, metrics = sft.train_step(CONFIG, optimizer, one, batch)

@@ -14,7 +14,7 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.verifier import VerifierConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
-from pav_jax.training import labelling, sft, verifier
+from pav_jax.training import fitting, labelling, sft, verifier
 from pav_jax.types import StepTargets
 
 PROBLEM = Chain(horizon=2, modulus=10, operations=Chain().operations[:1])
@@ -134,7 +134,7 @@ def step():
 
 def test_a_step_adds_the_weighted_losses_and_moves_the_head_faster(step):
   optimizer, function = step
-  state = verifier.VerifierState(PARAMS, optimizer.init(PARAMS))
+  state = fitting.FitState(PARAMS, optimizer.init(PARAMS))
   new, metrics = function(NETWORK, state, 0.5)
   found = verifier.losses(NETWORK, PARAMS, EXAMPLES)
   np.testing.assert_allclose(
@@ -168,7 +168,7 @@ def test_a_step_adds_the_weighted_losses_and_moves_the_head_faster(step):
 def test_learns_labels_of_a_few_traces_by_heart(step):
   optimizer, function = step
   params = network.init(READING, TRUNK, jax.random.key(2))
-  state = verifier.VerifierState(params, optimizer.init(params))
+  state = fitting.FitState(params, optimizer.init(params))
   start = verifier.losses(READING, params, EXAMPLES)["values"]
   np.testing.assert_allclose(start, np.log(2), rtol=1e-5)  # one half everywhere
   for _ in range(300):
@@ -187,7 +187,7 @@ def xlogy(y):
 def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(step):
   optimizer, function = step
   params = network.init(READING, TRUNK, jax.random.key(2))
-  one = verifier.VerifierState(params, optimizer.init(params))
+  one = fitting.FitState(params, optimizer.init(params))
   found = []
   for _ in range(2):
     one, metrics = function(READING, one, 0.0)
