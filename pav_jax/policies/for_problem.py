@@ -1,13 +1,19 @@
 """A language model that answers a text problem."""
 
 import math
+import os
+import pathlib
+import shutil
 from typing import Any
 
 import gin
 import numpy as np
+from jaxtyping import PyTree
 
+from pav_jax.models import hf
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.problems.vocabulary import identity
 
 
 @gin.register
@@ -69,3 +75,32 @@ def language_model(
     pad_token=problem.vocabulary.pad_id,
     num_slots=num_slots,
   )
+
+
+def export(
+  path: str | os.PathLike, policy: LanguageModel, params: PyTree, problem: Any
+) -> None:
+  """Writes a policy for others; the directory appears complete or not at all.
+
+  Args:
+    path: a directory; one that is there is replaced.
+    policy: whose network it is.
+    params: of the network.
+    problem: has `vocabulary` and `delimiter`, which go with it.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}")
+  shutil.rmtree(partial, ignore_errors=True)
+  vocabulary = problem.vocabulary
+  hf.save(
+    partial,
+    policy.config,
+    params,
+    token_ids={
+      "eos_token_id": vocabulary.eos_id,
+      "pad_token_id": vocabulary.pad_id,
+    },
+    identity=identity(vocabulary, problem.delimiter),
+  )
+  shutil.rmtree(path, ignore_errors=True)
+  partial.rename(path)

@@ -45,15 +45,19 @@ def accuracy(
   with plt.rc_context(plots.STYLE):
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
     colors = plt.get_cmap("tab20")(np.arange(len(report)) % 20)
-    for (name, found), color in zip(report.items(), colors, strict=True):
+    # Methods may coincide: what is drawn first is wider, and shows behind.
+    widths = np.linspace(5, 1, len(report))
+    for (name, found), color, width in zip(
+      report.items(), colors, widths, strict=True
+    ):
       for panel, (cost, _) in zip(axes, _AXES, strict=True):
         panel.errorbar(
           found[cost],
           found["accuracy"],
           yerr=found["standard_error"],
           fmt="o-",
-          markersize=3,
-          linewidth=1,
+          markersize=width + 2,
+          linewidth=width,
           elinewidth=0.6,
           color=color,
           label=name,
@@ -75,7 +79,7 @@ def _scale(axes) -> None:
     panel.set_xscale("log", base=2 if cost == "n" else 10)
     panel.set_xlabel(label)
     panel.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-  axes[0].xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+  axes[0].xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%d"))
 
 
 def pass_at_n(

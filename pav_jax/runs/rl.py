@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,13 +14,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from pav_jax.models import hf
-from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.for_problem import export, language_model
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.problems.vocabulary import identity
 from pav_jax.provers import verifier
 from pav_jax.reporting import progress, rl_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
-from pav_jax.training import rl, rl_evaluation
+from pav_jax.runs import rl_report
+from pav_jax.training import rl_evaluation
 from pav_jax.training.probes import Thresholds
 from pav_jax.training.rl_evaluation import HeldOut
 from pav_jax.training.rl_text import (
@@ -32,10 +31,6 @@ from pav_jax.training.rl_text import (
   init_state,
 )
 from pav_jax.training.state import Checkpoints, sha256
-
-# Accuracies of training batches to which iterations are counted.
-LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-WINDOW = 10
 
 
 @gin.register
@@ -184,10 +179,10 @@ def reinforce(
       )
       tested.append(rl_evaluation.report(found, run.held_out, hard))
       seconds += lane.seconds
-    report[arm.name] = _summary(lanes, tested)
+    report[arm.name] = rl_report.summary(lanes, tested)
   first = next(iter(report))
   ratios = {
-    name: _ratios(report[first], found)
+    name: rl_report.ratios(report[first], found)
     for name, found in report.items()
     if name != first
   }
@@ -203,34 +198,15 @@ def reinforce(
     ratios=ratios,
     tuning=tuning,
   )
-  _print(experiment, report, started, num_seeds)
+  rl_report.print_table(experiment, report, started, num_seeds)
   for path in (workdir / "report.json", workdir / "lanes", *figures):
     progress.say(f"wrote {path}")
   return report
 
 
-@dataclasses.dataclass(frozen=True)
-class Lane:
-  """One arm and seed, trained.
-
-  Attributes:
-    params: at the end.
-    seconds: of wall time, in all of the lane's runs.
-    curves: metric -> float[iterations], of training batches.
-    validation: metric -> float[evaluations]; `iteration` among them.
-    warnings: probe -> iteration at which it warned first, and what it said.
-  """
-
-  params: PyTree
-  seconds: float
-  curves: dict[str, np.ndarray]
-  validation: dict[str, np.ndarray]
-  warnings: dict[str, dict[str, Any]]
-
-
 def _train(
   home: pathlib.Path, run: _Run, arm: LanguageArm, seed: int, label: str
-) -> Lane:
+) -> rl_report.Lane:
   """Trains one lane, or reads what an earlier run trained."""
   home.mkdir(parents=True, exist_ok=True)
   key = jax.random.key(seed)
@@ -312,18 +288,22 @@ def _train(
         seconds_spent = seconds
       bar.update(now, {} if shown is None else {"held out": shown})
   if done < total or not (home / "policy").exists():
-    _export(home / "policy", run, state.params)
+    export(home / "policy", run.policy, state.params, run.problem)
   checkpoints.close()
   curves = log.rows("train")
   validation = log.rows("validation")
-  warnings = _warnings(curves, run.thresholds)
+  warnings = rl_report.warnings(curves, run.thresholds)
   log.close()
-  return Lane(
+  return rl_report.Lane(
     state.params,
     seconds_spent,
-    {name: _series(x) for name, x in curves.items() if name != "iteration"},
     {
-      name: np.array(x) if name == "iteration" else _series(x)
+      name: rl_report.series(x)
+      for name, x in curves.items()
+      if name != "iteration"
+    },
+    {
+      name: np.array(x) if name == "iteration" else rl_report.series(x)
       for name, x in validation.items()
     },
     warnings,
@@ -347,11 +327,6 @@ def _column(found: Mapping[str, float]) -> dict[str, np.ndarray]:
   return {name: np.array([[value]]) for name, value in found.items()}
 
 
-def _series(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
-  """Rows of one seed as float64, NaN for null."""
-  return np.array([row[0] for row in rows], np.float64)
-
-
 def _finish(log, iteration, finish, kept) -> None:
   """Writes an iteration's metrics; raises if its loss is not finite."""
   found = finish()
@@ -363,26 +338,10 @@ def _finish(log, iteration, finish, kept) -> None:
     )
 
 
-def _warnings(
-  curves: Mapping[str, list], thresholds: Thresholds
-) -> dict[str, dict[str, Any]]:
-  """First warning of each probe, in means of the last ten batches."""
-  probes = ("no_progress", "empty", "length", "distinct", "score_gap")
-  series = {name: _series(curves[name]) for name in probes if name in curves}
-  first = {name: float(x[0]) for name, x in series.items()}
-  found = {}
-  for at in range(len(series["length"])):
-    begin = max(0, at + 1 - WINDOW)
-    now = {name: float(x[begin : at + 1].mean()) for name, x in series.items()}
-    for name, text in thresholds.exceeded(now, first).items():
-      found.setdefault(name, {"iteration": at + 1, "says": text})
-  return found
-
-
 def _warn(
   label: str, log: MetricsLog, thresholds: Thresholds, warned: dict[str, Any]
 ) -> None:
-  for name, found in _warnings(log.rows("train"), thresholds).items():
+  for name, found in rl_report.warnings(log.rows("train"), thresholds).items():
     if name not in warned:
       warned[name] = found
       progress.say(
@@ -440,113 +399,6 @@ def _test_start(
     hard = np.flatnonzero(found.num_correct == 0)
   found = rl_evaluation.test(run.policy, run.params, key, run.problem, held_out)
   return rl_evaluation.report(found, held_out, hard), hard
-
-
-def _summary(
-  lanes: Sequence[Lane], tested: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-  """An arm's part of the report; lists have a value, or curve, per seed."""
-
-  def listed(x):
-    return [float(f"{v:.5g}") if math.isfinite(v) else None for v in x]
-
-  means = [
-    rl.trailing_mean(lane.curves["accuracy"], window=WINDOW) for lane in lanes
-  ]
-  return {
-    "accuracy": [found["accuracy"] for found in tested],
-    "pass_at_k": {
-      k: [found["pass_at_k"][k] for found in tested]
-      for k in tested[0]["pass_at_k"]
-    },
-    "hard_problems_solved": [
-      found.get("hard_problems_solved") for found in tested
-    ],
-    "iterations_to": {
-      f"{level:g}": [rl.first_reaching(m, level) for m in means]
-      for level in LEVELS
-    },
-    "seconds": [lane.seconds for lane in lanes],
-    "warnings": [lane.warnings for lane in lanes],
-    "curves": {
-      name: [listed(lane.curves[name]) for lane in lanes]
-      for name in lanes[0].curves
-    },
-    "validation": {
-      name: [listed(lane.validation[name]) for lane in lanes]
-      for name in lanes[0].validation
-    },
-  }
-
-
-def _ratios(
-  first: Mapping[str, Any], other: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Median iterations of the first arm over the other's, by accuracy."""
-
-  def median(values):
-    ordered = sorted(math.inf if v is None else v for v in values)
-    return float(np.median(ordered))
-
-  out = {}
-  for level, counts in other["iterations_to"].items():
-    a, b = median(first["iterations_to"][level]), median(counts)
-    out[level] = a / b if math.isfinite(a) and math.isfinite(b) else None
-  return out
-
-
-def _export(path: pathlib.Path, run: _Run, params: PyTree) -> None:
-  """Writes the policy for others; replaces what an earlier run wrote."""
-  partial = path.with_name(f".{path.name}")
-  shutil.rmtree(partial, ignore_errors=True)
-  vocabulary = run.problem.vocabulary
-  hf.save(
-    partial,
-    run.policy.config,
-    params,
-    token_ids={
-      "eos_token_id": vocabulary.eos_id,
-      "pad_token_id": vocabulary.pad_id,
-    },
-    identity=identity(vocabulary, run.problem.delimiter),
-  )
-  shutil.rmtree(path, ignore_errors=True)
-  partial.rename(path)
-
-
-def _print(
-  experiment: str, report: dict, started: dict, num_seeds: int
-) -> None:
-  def spread(values):
-    return f"{np.mean(values):.3f} [{min(values):.3f}–{max(values):.3f}]"
-
-  ks = list(started["pass_at_k"])
-  shown = sorted({ks[-1], ks[len(ks) // 2]}, key=int)
-  rows = [
-    [
-      "start",
-      f"{started['accuracy']:.3f}",
-      *(f"{started['pass_at_k'][k]:.3f}" for k in shown),
-      "–",
-      "–",
-    ]
-  ]
-  for name, found in report.items():
-    warned = sorted({probe for lane in found["warnings"] for probe in lane})
-    rows.append(
-      [
-        name,
-        spread(found["accuracy"]),
-        *(spread(found["pass_at_k"][k]) for k in shown),
-        f"{np.mean(found['seconds']):.0f}",
-        ", ".join(warned) or "none",
-      ]
-    )
-  progress.table(
-    f"{experiment}: {num_seeds} seeds, test problems, mean [least–most]",
-    ["arm", "accuracy", *(f"Pass@{k}" for k in shown), "seconds", "warnings"],
-    rows,
-  )
 
 
 @gin.register

@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,10 +16,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from pav_jax.models import hf, partitioning
+from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
+from pav_jax.policies.for_problem import export
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.problems.vocabulary import identity
 from pav_jax.reporting import progress, sft_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
 from pav_jax.training import fitting, sft
@@ -181,7 +180,7 @@ def finetune(
 
   progress.say(f"testing the policy of step {step} …")
   tested = report(policy, saved.params, test_key, problem, validation)
-  _export(workdir / "policy", policy, saved.params, problem)
+  export(workdir / "policy", policy, saved.params, problem)
   validated = log.rows("validation")
   figure = sft_plots.summary(
     workdir,
@@ -286,27 +285,6 @@ class _Speed:
   def tokens_per_second(self) -> float | None:
     """The median; None if there was no second call."""
     return float(np.median(self._rates[1:])) if self._rates[1:] else None
-
-
-def _export(
-  path: pathlib.Path, policy: LanguageModel, params: PyTree, problem: Any
-) -> None:
-  """Writes the policy for others; replaces what an earlier run wrote."""
-  partial = path.with_name(f".{path.name}")
-  shutil.rmtree(partial, ignore_errors=True)
-  vocabulary = problem.vocabulary
-  hf.save(
-    partial,
-    policy.config,
-    params,
-    token_ids={
-      "eos_token_id": vocabulary.eos_id,
-      "pad_token_id": vocabulary.pad_id,
-    },
-    identity=identity(vocabulary, problem.delimiter),
-  )
-  shutil.rmtree(path, ignore_errors=True)
-  partial.rename(path)
 
 
 def _print(experiment: str, tested: dict[str, Any]) -> None:

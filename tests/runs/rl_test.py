@@ -11,7 +11,7 @@ from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers.adaptive import AdaptiveK
 from pav_jax.provers.rollout_values import OwnCompletions
-from pav_jax.runs import rl
+from pav_jax.runs import rl, rl_report
 from pav_jax.training.baselines import GroupMean
 from pav_jax.training.probes import Thresholds
 from pav_jax.training.rewards import Reward
@@ -197,7 +197,7 @@ def test_probes_warn_once_with_their_first_iteration():
     "distinct": [[1.0]] * 3,
     "score_gap": [[0.0]] * 3,
   }
-  found = rl._warnings(curves, Thresholds(no_progress=0.55))
+  found = rl_report.warnings(curves, Thresholds(no_progress=0.55))
   assert {name: x["iteration"] for name, x in found.items()} == {
     "no_progress": 2,
     "length": 3,
@@ -208,7 +208,7 @@ def test_ratios_are_of_medians():
   a = {"iterations_to": {"0.5": [10, 30, None], "0.9": [None] * 3}}
   b = {"iterations_to": {"0.5": [5, 6, 7], "0.9": [1, 2, 3]}}
   # Sorted 10, 30, never: median 30; 30 / 6.
-  assert rl._ratios(a, b) == {"0.5": 5.0, "0.9": None}
+  assert rl_report.ratios(a, b) == {"0.5": 5.0, "0.9": None}
 
 
 @pytest.mark.parametrize(
