@@ -37,6 +37,8 @@ def accuracy(
 ) -> pathlib.Path:
   """Accuracy against N, tokens and operations, side by side; `accuracy.png`.
 
+  Methods that are equal in all of these share a line.
+
   Args:
     workdir: where the file goes.
     report: method -> numbers, from `runs.search_report.summarize`.
@@ -44,23 +46,24 @@ def accuracy(
   path = pathlib.Path(workdir) / "accuracy.png"
   with plt.rc_context(plots.STYLE):
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
-    colors = plt.get_cmap("tab20")(np.arange(len(report)) % 20)
-    # Methods may coincide: what is drawn first is wider, and shows behind.
-    widths = np.linspace(5, 1, len(report))
-    for (name, found), color, width in zip(
-      report.items(), colors, widths, strict=True
-    ):
+    lines: dict[tuple, list[str]] = {}
+    for name, found in report.items():
+      key = tuple(tuple(found[x]) for x in ("accuracy", "generated", "flops"))
+      lines.setdefault(key, []).append(name)
+    colors = plt.get_cmap("tab20")(np.arange(len(lines)) % 20)
+    for names, color in zip(lines.values(), colors, strict=True):
+      found = report[names[0]]
       for panel, (cost, _) in zip(axes, _AXES, strict=True):
         panel.errorbar(
           found[cost],
           found["accuracy"],
           yerr=found["standard_error"],
           fmt="o-",
-          markersize=width + 2,
-          linewidth=width,
+          markersize=3,
+          linewidth=1,
           elinewidth=0.6,
           color=color,
-          label=name,
+          label="\n= ".join(names),
         )
     _scale(axes)
     axes[0].set_ylabel("accuracy (bars: standard errors)")
