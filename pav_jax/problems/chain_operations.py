@@ -81,6 +81,29 @@ OPERATIONS = (
 )
 
 
+@gin.register
+def harder(
+  odds: float | int, operations: Sequence[Operation] = OPERATIONS
+) -> tuple[Operation, ...]:
+  """The same operations with a teacher that errs more, or less, often.
+
+  Args:
+    odds: factor, above 0, of the odds of a mistake, error / (1 - error).
+    operations: whose errors are changed.
+
+  Raises:
+    ValueError: if the factor is not positive.
+  """
+  if not 0 < odds < float("inf"):
+    raise ValueError(f"odds is {odds}, expected a positive number")
+  return tuple(
+    dataclasses.replace(
+      o, error=o.error * odds / (1 - o.error + o.error * odds)
+    )
+    for o in operations
+  )
+
+
 def results(
   operations: Sequence[Operation],
   modulus: int,
