@@ -286,7 +286,7 @@ class DataProblem(abc.ABC):
     """A response as it is graded; None for one without an end."""
     ended = len(response) > 0 and response[-1] == self.vocabulary.eos_id
     try:
-      text = self.vocabulary.decode(response)
+      text = self.vocabulary.decode(response[:-1] if ended else response)
     except ValueError:  # ids of no token
       return None
     if self.prompt.stop is not None and self.prompt.stop in text:

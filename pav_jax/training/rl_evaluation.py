@@ -28,7 +28,7 @@ class HeldOut:
     ks: of Pass@k, none above `num_samples`.
     test_problems: of the test split, for the report on trained policies.
     test_samples: responses to each.
-    test_ks: of Pass@k, none above `test_samples`.
+    test_ks: of Pass@k, none above `test_samples`; None for 1, 2, 4, … up to it.
     hard_samples: responses of the start to each test problem; the problems that
       none of them solves are hard (Fig. 8b). 0 not to look for them.
 
@@ -42,7 +42,7 @@ class HeldOut:
   ks: Sequence[int] = (8,)
   test_problems: int = 128
   test_samples: int = 128
-  test_ks: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128)
+  test_ks: Sequence[int] | None = None
   hard_samples: int = 256
 
   def __post_init__(self):
@@ -57,6 +57,12 @@ class HeldOut:
         raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
     if self.hard_samples < 0:
       raise ValueError(f"hard_samples is {self.hard_samples}, expected >= 0")
+    if self.test_ks is None:
+      object.__setattr__(
+        self,
+        "test_ks",
+        tuple(2**i for i in range(0, self.test_samples.bit_length())),
+      )
     for name, most in (
       ("ks", self.num_samples),
       ("test_ks", self.test_samples),

@@ -33,7 +33,7 @@ class Validation:
     last_stage_only: keep a policy of the last stage.
     test_problems: of the test split, for the report on the kept policy.
     test_samples: responses to each.
-    test_ks: of Pass@k, none above `test_samples`.
+    test_ks: of Pass@k, none above `test_samples`; None for 2, 4, 8, … up to it.
 
   Raises:
     ValueError: if a number is out of its range.
@@ -49,7 +49,7 @@ class Validation:
   last_stage_only: bool = True
   test_problems: int = 256
   test_samples: int = 128
-  test_ks: Sequence[int] = (2, 4, 8, 16, 32, 64, 128)
+  test_ks: Sequence[int] | None = None
 
   def __post_init__(self):
     for name in (
@@ -62,6 +62,12 @@ class Validation:
     ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    if self.test_ks is None:
+      object.__setattr__(
+        self,
+        "test_ks",
+        tuple(2**i for i in range(1, self.test_samples.bit_length())),
+      )
     for name, most in (
       ("ks", self.num_samples),
       ("test_ks", self.test_samples),

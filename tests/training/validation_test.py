@@ -32,3 +32,8 @@ def test_lower_losses_and_higher_accuracies_score_higher():
 def test_bad_settings(change, message):
   with pytest.raises(ValueError, match=message):
     Validation(BATCHES, **change)
+
+
+def test_pass_at_k_goes_up_to_all_samples():
+  found = {n: Validation(BATCHES, test_samples=n).test_ks for n in (1, 16, 128)}
+  assert found == {1: (), 16: (2, 4, 8, 16), 128: (2, 4, 8, 16, 32, 64, 128)}
