@@ -73,6 +73,18 @@ def test_what_is_finished_is_not_run_again(tmp_path, parts):
   assert CALLS == ["first", "second"]
 
 
+def test_of_several_gin_files_the_last_decides(tmp_path, parts):
+  other = tmp_path / "other.gin"
+  other.write_text("NUMBER = 20\n")
+  part = Part("first", [parts[0].gin_file, str(other)])
+  pipeline(tmp_path / "w", "one", parts=[part])
+  # Both files alone: the first says 10, and add_one adds 1.
+  assert values(tmp_path / "w", "first")["arms/sum"]["values"] == [20 + 1]
+  other.write_text("NUMBER = 30\n")
+  with pytest.raises(ValueError, match=r"other\.gin has changed"):
+    pipeline(tmp_path / "w", "one", parts=[part])
+
+
 def test_a_part_that_failed_is_run_again_and_those_before_are_not(
   tmp_path, parts
 ):
