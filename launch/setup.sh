@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by local.sh and test.sh. set_up sets `venv` and `python`, and installs
-# what constraints.txt pins unless that has been done.
+# what constraints.txt pins unless that has been done. EXTRAS=tpu,data names
+# other extras than `all`.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
@@ -34,7 +35,7 @@ find_python() {
     command -v "$candidate" >/dev/null || continue
     if found=$("$candidate" -c "$probe" "$root" 2>&1); then
       read -r version hash base_python <<<"${found##*$'\n'}"
-      state="$base_python $hash"
+      state="$base_python $hash ${EXTRAS:-all}"
       return
     fi
     reason="$candidate ${found%%$'\n'*}"
@@ -62,7 +63,7 @@ install() {
   if ! {
     "$base_python" -m venv "$venv" &&
       "${pip[@]}" setuptools &&
-      "${pip[@]}" --no-build-isolation -e "${root}[all]"
+      "${pip[@]}" --no-build-isolation -e "${root}[${EXTRAS:-all}]"
   } >"$log" 2>&1 </dev/null; then
     cat "$log" >&2
     die "installation failed (output above)"

@@ -147,8 +147,8 @@ def test_experiments_train_on_it(size, pieces_path, data_dir):
   problem = batches.problem
   assert isinstance(problem, MATH) and problem.manual_dir == str(DATA)
   assert problem.grader == SymbolicMatch() and problem.prompt.num_shots == 1
-  assert batches.row_length == problem.max_demonstration_len == 1024
+  assert batches.row_length == problem.max_demonstration_len == 768
   assert batches.num_problems == problem.split_size("train") == 13
   batch, _ = batches(0)
-  assert batch.tokens.shape == (32, 1024)
+  assert batch.tokens.shape == (32, 768)
   gin.clear_config()

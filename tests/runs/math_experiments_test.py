@@ -1,0 +1,317 @@
+"""The experiments on MATH: the paper's settings, and shapes at full size.
+
+Nothing is executed: gin resolves every binding, and `jax.eval_shape` traces
+what a run does with the network of the size in its name.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+
+import gin
+import jax
+import jax.numpy as jnp
+import pytest
+
+pytest.importorskip("sentencepiece")
+
+from benchmarks import rehearsal_inputs
+from pav_jax.models import transformer
+from pav_jax.models import verifier as network
+from pav_jax.models.transformer_config import PRESETS, preset
+from pav_jax.models.verifier import VerifierConfig
+from pav_jax.problems.math import MATH
+from pav_jax.problems.prompt_format import Record
+from pav_jax.problems.vocabulary import identity
+from pav_jax.provers import verifier as provers_verifier
+from pav_jax.provers.verifier import Verifier
+from pav_jax.runs import configuration
+from pav_jax.training import rl_text, sft, verifier
+from pav_jax.training.labelling import Examples
+from pav_jax.types import PackedTokens, Rollout
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIZES = ("2b", "9b", "27b")
+# As gin/models says; published by Hugging Face with tied embeddings.
+PARAMETERS = {
+  "2b": 2_614_341_888,
+  "9b": 9_241_705_984,
+  "27b": 27_227_128_320,
+}
+FINETUNE_RATE = {"2b": 5e-6, "9b": 5e-6, "27b": 5e-7}
+ALPHA = {"2b": 5.0, "9b": 3.0, "27b": 3.0}
+ITERATIONS = {"2b": 10_000, "9b": 5000, "27b": 5000}
+ROWS, PROMPT, RESPONSE = 32, 256, 512  # the paper's batch
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """A vocabulary, and a verifier that stands for all of them."""
+  out = tmp_path_factory.mktemp("math")
+  texts = rehearsal_inputs.make_math(out / "math", train=4, test=4)
+  rehearsal_inputs.make_vocabulary(out / "tokenizer.model", texts * 20)
+  config = preset("tiny", vocab_size=384, num_layers=2, width=8, mlp_width=8)
+  problem = rehearsal_inputs.make_problem(out)
+  params = network.init_all(VerifierConfig(config, 0))
+  provers_verifier.save(
+    out / "verifier",
+    VerifierConfig(config, 0),
+    params,
+    identity=identity(problem.vocabulary, problem.delimiter),
+    token_ids={"eos_token_id": 1, "pad_token_id": 0},
+  )
+  return out
+
+
+@pytest.fixture
+def resolved(files, monkeypatch):
+  """`(stage, size) -> what the experiment is called with`."""
+  # The data set itself is tested elsewhere, and takes TensorFlow.
+  records = [Record(f"{i}", "What?", r"\boxed{1}", "1") for i in range(8)]
+  monkeypatch.setattr(
+    MATH,
+    "records",
+    lambda self: dict.fromkeys(("train", "validation", "test"), records),
+  )
+
+  def resolve(stage, size):
+    file = ROOT / "gin" / "experiments" / f"math_{stage}_gemma2_{size}.gin"
+    bindings = [
+      f'VOCABULARY="{files}/tokenizer.model"',
+      f'MATH_DIR="{files}/math"',
+    ]
+    if stage in ("sft", "verifier"):
+      bindings.append('CHECKPOINT="somewhere"')
+    if stage in ("search", "rl"):
+      bindings.append(f'VERIFIER="{files}/verifier"')
+    if (stage, size) == ("search", "27b"):
+      bindings.append(f'PROVER="{files}/verifier"')
+    if stage in ("sft", "verifier", "rft", "rl"):
+      bindings += ["make_mesh.fsdp=8", "make_mesh.tensor=1"]
+    gin.clear_config()
+    configuration.parse_gin([str(file)], bindings)
+    experiment = gin.get_bindings("run")["experiment"]
+    return gin.get_bindings(experiment)
+
+  yield resolve
+  gin.clear_config()
+
+
+def config_of(size, **changes):
+  return dataclasses.replace(PRESETS[f"gemma2_{size}"], **changes)
+
+
+def params_of(config):
+  return jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+
+
+def rows(dtype, *sizes):
+  return jax.ShapeDtypeStruct((ROWS, *sizes), dtype)
+
+
+def rollouts(num_tokens, num_steps):
+  return Rollout(
+    tokens=rows(jnp.int32, num_tokens),
+    logp=rows(jnp.float32, num_tokens),
+    prefix_len=rows(jnp.int32, num_steps + 1),
+    outcome=rows(jnp.float32),
+    problem_id=rows(jnp.int32),
+    sample_id=rows(jnp.int32),
+  )
+
+
+def same_shapes(a, b):
+  def of(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+  return of(a) == of(b)
+
+
+def check_finetuning(config, optimizer, batches):
+  """A step keeps the shapes of parameters and optimiser's state."""
+  assert (batches.num_rows, batches.row_length) == (ROWS, PROMPT + RESPONSE)
+  length = batches.row_length
+  batch = PackedTokens(
+    *(rows(jnp.int32, length) for _ in range(3)), rows(jnp.bool_, length)
+  )
+  params = params_of(config)
+  state = sft.FitState(params, jax.eval_shape(optimizer.init, params))
+  step = functools.partial(sft.train_step, config, optimizer)
+  new, metrics = jax.eval_shape(step, state, batch)
+  assert same_shapes(new, state)
+  assert metrics["loss"].shape == ()
+
+
+def check_sampling(policy, problem, *, num_samples):
+  """Prompts and responses have room for the paper's lengths."""
+  assert problem.prompt_len == PROMPT
+  assert policy.max_new_tokens == RESPONSE
+  rollout = jax.eval_shape(
+    functools.partial(policy.sample, num_samples=num_samples),
+    params_of(policy.config),
+    jax.random.key(0),
+    rows(jnp.int32, PROMPT),
+    rows(jnp.int32),
+    rows(jnp.int32),
+  )
+  assert rollout.tokens.shape == (ROWS * num_samples, PROMPT + RESPONSE)
+  assert rollout.prefix_len.shape[1] == problem.max_steps + 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_finetuning(resolved, size):
+  given = resolved("sft", size)
+  config = given["policy"].config
+  assert config == config_of(size, dtype="bfloat16", remat="full")
+  leaves = jax.tree.leaves(params_of(config))
+  assert sum(leaf.size for leaf in leaves) == PARAMETERS[size]
+  assert given["init_params"].path == "somewhere"
+  (stage,) = given["stages"]
+  assert (stage.num_steps, stage.warmup_steps) == (5000, 500)
+  assert stage.learning_rate == FINETUNE_RATE[size]
+  assert given["validation"].test_problems == 500
+  optimizer = given["optimizer"](stage.schedule)
+  check_finetuning(config, optimizer, stage.batches)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_collection(resolved, size):
+  given = resolved("collect", size)
+  strategy = given["strategy"]
+  assert strategy.num_completions == 20
+  assert given["policy"] == f"out/math_sft_gemma2_{size}/policy"
+  # Six steps in a response make the 300,000 labels of the paper, nearly.
+  assert given["num_problems"] * strategy.num_seeds * 6 > 290_000
+  policy = given["make_policy"](config_of(size), given["problem"])
+  check_sampling(policy, given["problem"], num_samples=strategy.num_seeds)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_verifier(resolved, size):
+  given = resolved("verifier", size)
+  schedule, trunk = given["schedule"], given["trunk"]
+  assert (schedule.num_steps, schedule.warmup_steps) == (20_000, 2000)
+  assert (schedule.learning_rate, schedule.batch_size) == (5e-7, ROWS)
+  assert given["labels"].balanced
+  assert given["data"] == f"out/math_collect_gemma2_{size}/targets"
+  # All of them start from 9B.
+  config = VerifierConfig(
+    config_of("9b", dtype=trunk.dtype, remat=trunk.remat),
+    given["reader_layers"],
+  )
+  optimizer = schedule.optimizer(given["optimizer"])
+  params = jax.eval_shape(functools.partial(network.init_all, config))
+  state = sft.FitState(params, jax.eval_shape(optimizer.init, params))
+  steps = given["problem"].max_steps
+  batch = Examples(
+    tokens=rows(jnp.int32, PROMPT + RESPONSE),
+    prefix_len=rows(jnp.int32, steps + 1),
+    label=rows(jnp.float32, steps + 1),
+    weight=rows(jnp.float32, steps + 1),
+    imitated=rows(jnp.bool_, steps),
+  )
+  step = functools.partial(verifier.train_step, config, optimizer)
+  new, metrics = jax.eval_shape(step, state, batch)
+  assert same_shapes(new, state)
+  assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_search(resolved, size):
+  given = resolved("search", size)
+  problem, tuning = given["problem"], given["tuning"]
+  # App. C: α on a grid from 0 to 1, with 16 beams; 3 candidates.
+  assert tuning.alphas == tuple(i / 10 for i in range(11))
+  assert tuning.num_beams == 16
+  assert all(arm.num_candidates == 3 for arm in given["arms"])
+  assert {arm.k for arm in given["arms"] if arm.prover is None} == {1, 4}
+  weaker = [arm for arm in given["arms"] if arm.prover is not None]
+  assert len(weaker) == (size == "27b")
+  assert (given["num_problems"], given["num_samples"]) == (500, 128)
+  # The verifier, from 9B, scores all prefixes of what is found in one pass.
+  config = VerifierConfig(config_of("9b"), 0)
+  params = jax.eval_shape(functools.partial(network.init_all, config))
+  q = jax.eval_shape(
+    lambda params, rollout: Verifier(params, config)(None, rollout),
+    params,
+    rollouts(PROMPT + RESPONSE, problem.max_steps),
+  )
+  assert q.shape == (ROWS, problem.max_steps + 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_finetuning_on_correct_responses(resolved, size):
+  given, first = resolved("rft", size), resolved("sft", size)
+  (stage,) = first["stages"]
+  for name in ("num_steps", "warmup_steps", "learning_rate"):
+    assert given[name] == getattr(stage, name)
+  assert repr(given["optimizer"]) == repr(first["optimizer"])
+  assert given["policy"] == f"out/math_sft_gemma2_{size}/policy"
+  batches = given["validation"].batches
+  assert given["num_rows"] == batches.num_rows
+  assert given["row_length"] == batches.row_length
+  # The checkpoint's own precision.
+  optimizer = given["optimizer"](stage.schedule)
+  check_finetuning(config_of(size), optimizer, batches)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_reinforcement(resolved, size):
+  given = resolved("rl", size)
+  outcome, progress = given["arms"]
+  assert outcome.reward.alpha == 0 and outcome.reward.prover is None
+  assert progress.reward.alpha == ALPHA[size]
+  assert given["num_iterations"] == ITERATIONS[size]
+  assert given["num_problems"] * given["num_samples"] == ROWS
+  assert given["schedule"] == rl_text.RateSchedule(warmup=0.1)
+  for arm in given["arms"]:
+    assert (arm.update.optimizer, arm.update.learning_rate) == ("adam", 1e-7)
+    assert arm.update.kl_weight == 0.001
+    assert arm.baseline == "learned"
+  assert given["policy"] == f"out/math_rft_gemma2_{size}/policy"
+  policy = given["make_policy"](config_of(size), given["problem"])
+  assert policy.max_new_tokens == RESPONSE
+  num_steps = policy.max_steps
+
+  def iteration(params, rollout, q):
+    state = rl_text.init_state(progress, policy, jax.random.key(0), params)
+    algorithm = (
+      dataclasses.replace(progress.reward, prover=None),
+      progress.update,
+      progress.baseline_for(policy),
+    )
+    ks = jnp.array(progress.ks, jnp.float32)
+    new, metrics = rl_text.learn(
+      policy,
+      algorithm,
+      state,
+      rollout,
+      q,
+      rollout.logp,
+      ks,
+      False,
+      1.0,
+      num_updates=1,
+    )
+    return vars(state), vars(new), metrics
+
+  state, new, metrics = jax.eval_shape(
+    iteration,
+    params_of(policy.config),
+    rollouts(PROMPT + RESPONSE, num_steps),
+    rows(jnp.float32, num_steps + 1),
+  )
+  assert same_shapes(new, state)
+  assert metrics["loss"].shape == ()
+
+
+def test_every_stage_of_every_size_is_there_and_tested():
+  names = {
+    path.stem for path in (ROOT / "gin" / "experiments").glob("math_*.gin")
+  }
+  stages = ("sft", "collect", "verifier", "search", "rft", "rl")
+  assert names == {
+    f"math_{stage}_gemma2_{size}"
+    for stage, size in itertools.product(stages, SIZES)
+  }
