@@ -1,5 +1,10 @@
+import functools
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,10 +17,13 @@ DOCUMENTS = [
 ]
 
 
+def python_blocks():
+  text = (ROOT / "README.md").read_text()
+  return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def test_python_example_does_what_it_says():
-  (code,) = re.findall(
-    r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-  )
+  code = python_blocks()[0]
   names = {}
   exec(compile(code, "README.md", "exec"), names)
   np.testing.assert_allclose(names["advantages"], [[0.2, 0, -0.3]], atol=1e-7)
@@ -40,3 +48,52 @@ def test_links_lead_somewhere(path):
 def test_experiments_that_are_named_exist(path):
   for name in re.findall(r"gin/[\w/]+\.gin", path.read_text()):
     assert (ROOT / name).exists(), name
+
+
+def test_own_problem_is_the_one_in_docs():
+  _, problem, *gin_files = python_blocks()
+  home = ROOT / "docs/own_problem"
+  assert problem == (home / "sums.py").read_text()
+  for block in gin_files:
+    name, text = re.fullmatch(
+      r"# (\w+\.gin)\n\n(.*)", block, re.DOTALL
+    ).groups()
+    assert text == (home / name).read_text().split("\n\n", 1)[1], name
+
+
+def test_own_problem_trains_and_every_part_after_it_is_found(tmp_path):
+  home = ROOT / "docs/own_problem"
+  # In a process of its own: `sums` is a module of the current directory.
+  command = (
+    sys.executable,
+    "-m",
+    "pav_jax.main",
+    f"--workdir={tmp_path / 'w'}",
+  )
+  environment = os.environ | {"PYTHONPATH": f"{ROOT}"}
+  run = functools.partial(
+    subprocess.run, cwd=home, env=environment, capture_output=True, text=True
+  )
+  small = {
+    "Stage.num_steps": 60,
+    "EVAL_EVERY": 60,
+    "TEST_SAMPLES": 2,
+    "Validation.test_problems": 8,
+    "Validation.num_problems": 8,
+  }
+  settings = [f"--gin.{name}={value}" for name, value in small.items()]
+  result = run([*command, "--gin_file=sums_sft.gin", *settings])
+  assert result.returncode == 0, result.stderr
+  rows = (tmp_path / "w/metrics.jsonl").read_text().splitlines()
+  rows = [row for row in map(json.loads, rows) if row["arm"] == "train"]
+  assert rows[-1]["loss"][0] < 0.5 * rows[0]["loss"][0]
+  # A part with bad settings is named before anything is run.
+  result = run(
+    [
+      *command,
+      "--gin_file=gin/runs/pav.gin",
+      '--gin.FINE_TUNING="sums_sft.gin"',
+      '--gin.PROBLEM_FILE="absent.gin"',
+    ]
+  )
+  assert result.returncode == 2 and "no gin file absent.gin" in result.stderr

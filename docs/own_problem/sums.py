@@ -12,6 +12,8 @@ from pav_jax.problems.prompt_format import Record
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class LastNumber:
+  """Right if the number behind the last `=` is."""
+
   def __call__(self, responses, answers):
     pairs = zip(responses, answers, strict=True)
     return [r.rsplit("=")[-1] == answer for r, answer in pairs]
@@ -20,9 +22,13 @@ class LastNumber:
 @gin.register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sums(DataProblem):
+  """About 9,000 problems, without repetition."""
+
   def records(self):
     draw = random.Random(0)
-    problems = sorted({tuple(draw.choices(range(20), k=5)) for _ in range(9000)})
+    problems = sorted(
+      {tuple(draw.choices(range(20), k=5)) for _ in range(9000)}
+    )
     records = []
     for numbers in draw.sample(problems, len(problems)):
       lines, total = [], numbers[0]
