@@ -1,6 +1,9 @@
 """Runs an experiment that a gin file describes.
 
 python -m pav_jax.main --gin_file=FILE --workdir=DIR [--gin.NAME=VALUE …]
+
+On several hosts all of them run the same command; `runs/hosts.py` says how each
+finds out which it is. SIGTERM stops a run with exit status 0 and a checkpoint.
 """
 
 import argparse
@@ -8,10 +11,15 @@ import logging
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
+import jax
+
 from pav_jax.reporting import progress
+from pav_jax.runs import hosts
 from pav_jax.runs.configuration import explain, nearest, run_files
+from pav_jax.runs.preemption import Preempted
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -43,23 +51,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs; gives the exit status: 2 for bad input, 1 for a run that failed."""
   flags = parse_arguments(sys.argv[1:] if arguments is None else arguments)
   logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    status = _run(flags)
+  except Exception:
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    hosts.abandon(1)
+  hosts.leave(status)
+  return status
+
+
+def _run(flags: argparse.Namespace) -> int:
   name = pathlib.Path(flags.gin_file[-1]).stem
   try:
+    hosts.initialize()
     run_files(flags.gin_file, flags.bindings, flags.workdir, name)
   except KeyboardInterrupt:
     progress.say("interrupted; the same command continues the run")
     return 130
+  except Preempted as error:
+    progress.say(f"{explain(str(error))}; the same command continues the run")
+    return 0
   except (ValueError, TypeError, OSError, FloatingPointError) as error:
     if flags.debug:
       raise
-    print(f"error: {explain(str(error))}", file=sys.stderr)
+    _complain(error)
     return 1 if isinstance(error, FloatingPointError) else 2
   except RuntimeError as error:
     if flags.debug or not str(error).startswith("Required bindings"):
       raise
-    print(f"error: {explain(str(error))}", file=sys.stderr)
+    _complain(error)
     return 2
   return 0
+
+
+def _complain(error: Exception) -> None:
+  who = f" of process {jax.process_index()}" if hosts.several() else ""
+  print(f"error{who}: {explain(str(error))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -190,3 +190,50 @@ def test_tests_run_and_fail_when_only_the_linter_fails(checkout):
   ]
   assert result.returncode == 1
   assert checkout.run("test.sh").returncode == 0
+
+
+CHECK = ("compile_check.sh", GIN_FILE, "--topology=v5e:4x4", "--gin.A='b c'")
+
+
+def test_compile_check_brings_the_compiler_once(checkout):
+  absent, there = (f"sys.modules['libtpu'] = {x}" for x in ("None", "sys"))
+  first = checkout.run(*CHECK, FAKE_SYS=absent)
+  assert first.returncode == 0, first.stderr
+  assert "Installing libtpu" in first.stderr
+  last = f"pav_jax.runs.compile_check --gin_file={GIN_FILE}"
+  assert checkout.modules_run()[-2:] == ["pip install", last]
+  second = checkout.run(*CHECK, FAKE_SYS=there)
+  assert checkout.modules_run() == [last]
+  assert second.stderr == ""
+
+
+def test_compile_check_hands_on_the_status_of_what_it_runs(checkout):
+  there = "sys.modules['libtpu'] = sys"
+  checkout.run(*CHECK, FAKE_SYS=there)
+  python = checkout.root / ".venv" / "bin" / "python"
+  python.write_text(
+    python.read_text().replace(
+      "    case $2 in",
+      '    [ "$2" = pav_jax.runs.compile_check ] && { printf "%s\\n" '
+      '"$JAX_PLATFORMS" "${@:3}"; exit 1; }\n    case $2 in',
+    )
+  )
+  result = checkout.run(*CHECK, FAKE_SYS=there)
+  assert result.returncode == 1
+  assert result.stdout.splitlines() == [
+    "cpu",
+    f"--gin_file={GIN_FILE}",
+    *CHECK[2:],
+  ]
+
+
+def test_compile_check_says_how_it_is_used(checkout):
+  for arguments in ((), ("--topology=v5e:4x4",)):
+    result = checkout.run("compile_check.sh", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: launch/compile_check.sh GIN_FILE")
+  missing = checkout.run(
+    "compile_check.sh", "none.gin", FAKE_SYS="sys.modules['libtpu'] = sys"
+  )
+  assert missing.returncode == 2
+  assert "no gin file none.gin" in missing.stderr

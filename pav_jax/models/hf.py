@@ -20,7 +20,13 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import NamedSharding
 
-from pav_jax.models import hf_config, hf_tensors, hf_vocabulary, transformer
+from pav_jax.models import (
+  hf_config,
+  hf_tensors,
+  hf_vocabulary,
+  partitioning,
+  transformer,
+)
 from pav_jax.models.hf_tensors import Tensor
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
@@ -144,9 +150,8 @@ def _read(
   *parents, leaf = tensor.path
   branch = hf_tensors.get(params, tuple(parents))
   shape, dtype = branch[leaf].shape, branch[leaf].dtype
-  x = jax.device_put(
-    file.get_tensor(name), hf_tensors.file_sharding(sharding, tensor)
-  )
+  x, where = file.get_tensor(name), hf_tensors.file_sharding(sharding, tensor)
+  x = jax.device_put(x) if where is None else partitioning.put(x, where)
   if tensor.pair is None:
     branch[leaf] = x.astype(dtype)
   else:

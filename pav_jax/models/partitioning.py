@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import gin
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -19,7 +20,8 @@ AXES = ("data", "fsdp", "tensor")
 
 # (logical axis, the mesh axes that it is split over).
 RULES = (
-  ("batch", ("data", "fsdp")),
+  ("batch", ("data", "fsdp")),  # where tokens meet parameters
+  ("sequences", ("data", "fsdp")),  # where a text's tokens meet each other
   ("length", ()),
   ("residual", ()),  # of activations: D
   ("layers", ()),  # of parameters: pairs of layers, scanned
@@ -31,6 +33,12 @@ RULES = (
   ("head_dim", ()),
   ("mlp", ("tensor",)),
 )
+
+# What differs where a token is added at a time. Activations are small beside
+# the parameters, so parameters stay where they are and each device multiplies
+# with its part of the residual stream (Pope et al., 2022, Sec. 3.2.2). Under
+# the rules above every token would fetch all parameters from other devices.
+DECODING_RULES = {"batch": ("data",), "residual": ("fsdp",)}
 
 
 @gin.register
@@ -88,6 +96,32 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
     )
 
 
+def put(tree: PyTree, sharding: PyTree) -> PyTree:
+  """Arrays on a mesh, from arrays that all processes have as a whole.
+
+  Each process hands its devices their parts. Arrays that are on a mesh of all
+  processes already are moved.
+
+  Args:
+    tree: of arrays, equal in all processes.
+    sharding: of each of them, or one for all.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+
+  def place(x, where):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return jax.device_put(x, where)
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(
+      whole.shape, where, lambda part: whole[part]
+    )
+
+  if isinstance(sharding, NamedSharding):
+    return jax.tree.map(lambda x: place(x, sharding), tree)
+  return jax.tree.map(place, tree, sharding)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
   """Where arrays with named axes lie on a mesh.
@@ -107,6 +141,14 @@ class Layout:
           f"rule for {name!r} is {axes}, expected axes of the mesh, "
           f"{self.mesh.axis_names}"
         )
+
+  @property
+  def decoding(self) -> "Layout":
+    """The same, for what adds few tokens at a time: `DECODING_RULES`."""
+    rules = tuple(
+      (name, DECODING_RULES.get(name, axes)) for name, axes in self.rules
+    )
+    return dataclasses.replace(self, rules=rules)
 
   def spec(self, axes: Sequence[str]) -> PartitionSpec:
     """Mesh axes of an array whose axes have these logical names.

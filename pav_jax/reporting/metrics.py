@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 import tensorboardX
 
@@ -18,6 +19,8 @@ class MetricsLog:
   A row is `{"iteration": i, "arm": name, metric: [value per seed], …}` with i
   counted from 1. A resumed run keeps the rows up to the checkpoint that it
   continues from and drops what was written after.
+
+  Of several processes the first writes; the others keep rows in memory.
   """
 
   def __init__(self, workdir: str | os.PathLike):
@@ -38,6 +41,8 @@ class MetricsLog:
       if row["arm"] not in arms or row["iteration"] <= iteration
     ]
     self._purge_step |= dict.fromkeys(arms, iteration + 1)
+    if jax.process_index():
+      return
     if self._file:
       self._file.close()
     partial = self._path.with_suffix(".partial")
@@ -62,11 +67,15 @@ class MetricsLog:
         for name, values in metrics.items()
       }
       self._rows.append(row)
+      if jax.process_index():
+        continue
       self._file.write(json.dumps(row) + "\n")
       writer = self._writer(arm)
       for name, values in metrics.items():
         writer.add_scalar(name, float(np.mean(values[index])), iteration)
-    self._file.flush()
+    if self._file:
+      self._file.flush()
+      os.fsync(self._file.fileno())  # mounted buckets have it only then
 
   def history(self, arm: str, metric: str, iterations: int) -> np.ndarray:
     """float[iterations, seeds] of the arm's first iterations.
@@ -128,7 +137,12 @@ def _complete_rows(path: pathlib.Path) -> Iterable[dict]:
 
 
 def write_config(workdir: str | os.PathLike) -> None:
-  """Writes what gin has bound so far, `config.gin`, if it bound anything."""
+  """Writes what gin has bound so far, `config.gin`, if it bound anything.
+
+  Of several processes the first writes it.
+  """
+  if jax.process_index():
+    return
   if config := gin.operative_config_str():
     (pathlib.Path(workdir) / "config.gin").write_text(config)
 
@@ -143,6 +157,8 @@ def write_report(
 ) -> None:
   """Writes `report.json` at once or not at all.
 
+  Of several processes the first writes it.
+
   Args:
     path: of the file.
     experiment: its name.
@@ -151,6 +167,8 @@ def write_report(
     seconds: wall time.
     **more: whatever else a program may want to know.
   """
+  if jax.process_index():
+    return
   path = pathlib.Path(path)
   report = {
     "experiment": experiment,

@@ -14,6 +14,11 @@ if not _console.is_terminal:
   _console = rich.console.Console(highlight=False, width=120)
 
 
+def silence() -> None:
+  """From now on nothing is printed: another process says the same."""
+  _console.quiet = True
+
+
 def say(text: str) -> None:
   """Prints a line above the progress bar, if there is one."""
   _console.print(text, markup=False, soft_wrap=True)

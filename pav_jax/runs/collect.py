@@ -1,7 +1,6 @@
 """The run that collects values of prefixes into files of step targets."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -21,6 +20,8 @@ from pav_jax.provers.budget import Budget
 from pav_jax.provers.completions import LanguageModelCompletions
 from pav_jax.reporting import collect_plots, progress
 from pav_jax.reporting.metrics import write_config, write_report
+from pav_jax.runs import collect_spent
+from pav_jax.runs.preemption import Preempted, Watch
 from pav_jax.training import closed_form
 from pav_jax.training.collect import (
   IndependentSeeds,
@@ -56,6 +57,9 @@ def collect(
 ) -> dict[str, Any]:
   """Collects values of prefixes; continues what the workdir holds (Sec. 4.2).
 
+  Of several processes each is a host; what is written does not depend on how
+  many there are.
+
   Args:
     workdir: gets `targets/`, the data set; report.json; a figure; and what
       each shard took, in `spent/`.
@@ -81,7 +85,8 @@ def collect(
     rows_per_call: completions sampled at a time.
     seed: of all samples.
     host: this host's number; it writes every `num_hosts`-th shard.
-    num_hosts: which share the workdir; what is written does not depend on it.
+    num_hosts: which share the workdir, and are programs of their own; 1 for
+      several processes of one program, which number themselves.
 
   Returns:
     The `collected` part of report.json; on hosts but the first nothing.
@@ -91,6 +96,7 @@ def collect(
       delimiter, or a workdir with another data set.
     RuntimeError: if another process writes the same shards.
     OSError: if the disk is full or fails; what was written stays.
+    Preempted: after SIGTERM, when the shard that was begun is written.
   """
   for name, number, least in (
     ("num_problems", num_problems, 1),
@@ -100,6 +106,13 @@ def collect(
   ):
     if number < least:
       raise ValueError(f"{name} is {number}, expected at least {least}")
+  if jax.process_count() > 1:
+    if num_hosts > 1:
+      raise ValueError(
+        f"num_hosts is {num_hosts}, expected 1: these are "
+        f"{jax.process_count()} processes of one program, each of them a host"
+      )
+    host, num_hosts = jax.process_index(), jax.process_count()
   workdir = pathlib.Path(workdir)
   spent_dir = workdir / "spent"
   spent_dir.mkdir(parents=True, exist_ok=True)
@@ -146,9 +159,9 @@ def collect(
     host=host,
     num_hosts=num_hosts,
   ) as writer:
-    missing = writer.missing_shards()
+    own = range(host, len(blocks), num_hosts)
     _collect_missing(
-      writer, missing, blocks, strategy, source, spent_dir, experiment
+      writer, own, blocks, strategy, source, spent_dir, experiment
     )
     if host == 0:
       _wait_for_others(workdir / TARGETS, len(blocks))
@@ -258,21 +271,28 @@ def _within(
 
 
 def _collect_missing(
-  writer, missing, blocks, strategy, source, spent_dir, experiment
+  writer, own, blocks, strategy, source, spent_dir, experiment
 ) -> None:
-  """Writes shards one after the other, and shows how it goes."""
-  total = sum(len(block) for block in blocks)
+  """Writes this host's shards that are missing, and shows how it goes.
+
+  Returns when the other processes of this program are through too.
+  """
+  missing = writer.missing_shards()
+  total = sum(len(blocks[index]) for index in own)
   done = total - sum(len(blocks[index]) for index in missing)
   if done and missing:
     progress.say(f"continuing: {done} of {total} problems are there")
   shown, start = Spent(), None
-  with progress.Progress(total, done=done, label=experiment) as bar:
+  with (
+    Watch() as told_to_stop,
+    progress.Progress(total, done=done, label=experiment) as bar,
+  ):
     for index in missing:
       begin = time.monotonic()
       targets, spent = strategy(source, blocks[index])
       seconds = time.monotonic() - begin
       # Before the shard, so that there is none without.
-      _write_spent(spent_dir, index, spent, seconds)
+      collect_spent.write(spent_dir, index, spent, seconds)
       writer.write_shard(index, targets)
       done += len(blocks[index])
       shown += spent
@@ -282,34 +302,11 @@ def _collect_missing(
       rate = shown.completions / max(time.monotonic() - start, 1e-9)
       note = f"{shown.prefixes} prefixes · {rate:.0f} completions/s"
       bar.update(done, {}, note=note if shown.prefixes else "")
-
-
-def _spent_file(directory: pathlib.Path, index: int) -> pathlib.Path:
-  return directory / f"{index:05d}.json"
-
-
-def _write_spent(
-  directory: pathlib.Path, index: int, spent: Spent, seconds: float
-) -> None:
-  path = _spent_file(directory, index)
-  partial = path.with_suffix(".partial")
-  what = dataclasses.asdict(spent) | {"seconds": round(seconds, 3)}
-  partial.write_text(json.dumps(what) + "\n")
-  os.replace(partial, path)
-
-
-def _read_spent(
-  directory: pathlib.Path, num_shards: int
-) -> tuple[Spent, np.ndarray, np.ndarray]:
-  """Sums over shards; completions and seconds of each."""
-  total, numbers, seconds = Spent(), [], []
-  for index in range(num_shards):
-    fields = json.loads(_spent_file(directory, index).read_text())
-    seconds.append(fields.pop("seconds"))
-    spent = Spent(**fields)
-    numbers.append(spent.completions)
-    total += spent
-  return total, np.array(numbers), np.array(seconds)
+      if told_to_stop():
+        break
+    if told_to_stop.agree():
+      left = len(writer.missing_shards())
+      raise Preempted(f"stopped; this host has {left} shards left to write")
 
 
 def _wait_for_others(
@@ -335,7 +332,9 @@ def _report(
   targets = step_targets.load(
     workdir / TARGETS, fingerprint=problem.fingerprint
   )
-  spent, numbers, seconds = _read_spent(workdir / "spent", manifest.num_shards)
+  spent, numbers, seconds = collect_spent.read(
+    workdir / "spent", manifest.num_shards
+  )
   # The rate is the median over shards: one of them compiled.
   rate = float(np.median(numbers / np.maximum(seconds, 1e-9)))
   work = dataclasses.asdict(spent) | {

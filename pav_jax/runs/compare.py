@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from pav_jax.models import partitioning
 from pav_jax.reporting import plots, progress
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
+from pav_jax.runs import hosts
 from pav_jax.training import rl
 from pav_jax.training.state import Checkpoints, TrainState, sha256
 
@@ -105,6 +106,7 @@ def compare(
   ):
     if number < least:
       raise ValueError(f"{name} is {number}, expected at least {least}")
+  hosts.require_one_process("compare")
   groups = rl.group_arms(arms)
   mesh = mesh or partitioning.make_mesh()
   partitioning.check_batch_size(mesh, batch_size)

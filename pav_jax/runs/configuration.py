@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 import os
 import pathlib
 import re
@@ -59,9 +60,12 @@ def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
     FileNotFoundError: for a file that does not exist.
   """
   for file in files:
-    if not pathlib.Path(file).is_file():
+    if not _path(file).is_file():
       raise FileNotFoundError(f"no gin file {file}")
   gin.add_config_file_search_path(str(ROOT))
+  # Gin calls it an error if an include is in the second of its search paths.
+  root_logger = logging.getLogger()
+  root_logger.addFilter(_is_not_of_gin)
   try:
     parsed = [gin.parse_config_file(file) for file in files]
     gin.parse_config(list(bindings))
@@ -72,11 +76,17 @@ def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
     ) from error
   except (ValueError, AttributeError) as error:
     raise ValueError(explain(str(error))) from error
+  finally:
+    root_logger.removeFilter(_is_not_of_gin)
   texts = [path.read_text() for path in _files_of(parsed)]
   # A file may bind what another then leaves unused; a command line may not.
   referred = _references("\n".join(texts))
   check_used(_macros("\n".join(texts)), referred | _references(*bindings))
   check_used(_macros(*bindings), _references(gin.config_str()))
+
+
+def _is_not_of_gin(record: logging.LogRecord) -> bool:
+  return not str(record.msg).startswith("Path not found")
 
 
 def check_used(names: Iterable[str], used: set[str]) -> None:
@@ -97,8 +107,14 @@ def _references(*texts: str) -> set[str]:
 def _files_of(parsed: Iterable) -> Iterator[pathlib.Path]:
   """The files that gin has read, includes among them."""
   for file in parsed:
-    yield pathlib.Path(file.filename)
+    yield _path(file.filename)
     yield from _files_of(file.includes)
+
+
+def _path(name: str) -> pathlib.Path:
+  """Of a gin file: from the current directory, or else from the checkout."""
+  path = pathlib.Path(name)
+  return path if path.is_file() else ROOT / path
 
 
 def explain(message: str) -> str:

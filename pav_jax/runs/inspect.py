@@ -15,6 +15,7 @@ from pav_jax.provers import verifier as provers_verifier
 from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import inspect, progress
 from pav_jax.reporting.metrics import write_config
+from pav_jax.runs import hosts
 from pav_jax.training import verifier_evaluation as evaluation
 from pav_jax.training.verifier_data import rollout_of, take
 from pav_jax.types import Rollout, StepTargets
@@ -51,6 +52,7 @@ def inspect_traces(
     ValueError: if data or a verifier is of another vocabulary or delimiter, or
       no trace has an outcome.
   """
+  hosts.require_one_process("inspect_traces")
   fingerprint = problem.fingerprint
   loaded = {
     name: provers_verifier.load(path, fingerprint=fingerprint)

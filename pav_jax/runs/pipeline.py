@@ -15,7 +15,8 @@ import numpy as np
 
 from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_report
-from pav_jax.runs import configuration
+from pav_jax.runs import configuration, hosts
+from pav_jax.training import processes
 
 _FINISHED = "finished.json"
 
@@ -27,7 +28,7 @@ class Part:
 
   Attributes:
     name: of its directory within the pipeline's.
-    gin_file: what describes it.
+    gin_file: what describes it; of several, later ones have the last word.
     bindings: `NAME=VALUE` each, as behind `--gin.` on a command line. In them
       `{workdir}` stands for the directory that has all parts' directories, and
       `{seed}` for the seed.
@@ -35,9 +36,15 @@ class Part:
   """
 
   name: str
-  gin_file: str
+  gin_file: str | Sequence[str]
   bindings: Sequence[str] = ()
   more: Sequence[str] = ()
+
+  @property
+  def gin_files(self) -> tuple[str, ...]:
+    """All files."""
+    one = isinstance(self.gin_file, str)
+    return (self.gin_file,) if one else tuple(self.gin_file)
 
   def settings(self, workdir: pathlib.Path, seed: int) -> list[str]:
     """All bindings, with directory and seed put in."""
@@ -96,12 +103,16 @@ def pipeline(
       progress.say(label)
       gin.clear_config()
       configuration.run_files(
-        [str(_find(part.gin_file))],
+        [str(_find(name)) for name in part.gin_files],
         part.settings(home, seed),
         str(home / part.name),
         part.name,
       )
-      _mark_finished(part, home, seed)
+      if processes.is_first():
+        _mark_finished(part, home, seed)
+      hosts.wait_for_all(f"{part.name} {seed}")
+  if not processes.is_first():
+    return
   summary = {
     part.name: summarize([_report(home / part.name) for home in homes.values()])
     for part in parts
@@ -194,7 +205,8 @@ def _identity(part: Part, home: pathlib.Path, seed: int) -> dict[str, Any]:
   bindings = [
     text.replace(str(home), "{workdir}") for text in part.settings(home, seed)
   ]
-  return {"files": dict(_digests(part.gin_file)), "bindings": bindings}
+  files = {k: v for name in part.gin_files for k, v in _digests(name)}
+  return {"files": files, "bindings": bindings}
 
 
 def _digests(name: str) -> Iterator[tuple[str, str]]:

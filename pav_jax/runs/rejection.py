@@ -12,8 +12,9 @@ from pav_jax.models import hf
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import progress
+from pav_jax.runs import hosts
 from pav_jax.runs.sft import finetune
-from pav_jax.training import rejection, sft
+from pav_jax.training import processes, rejection, sft
 from pav_jax.training.initial import Pretrained
 from pav_jax.training.validation import Validation
 
@@ -39,6 +40,8 @@ def rejection_finetune(
   mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
   """Samples responses, keeps the correct ones, and fine-tunes on them.
+
+  Several processes divide the problems that are sampled.
 
   Args:
     workdir: gets what `runs.sft.finetune` writes, and the correct responses.
@@ -81,7 +84,9 @@ def rejection_finetune(
       num_problems=num_problems,
       num_samples=num_samples,
     )
-    rejection.save(path, correct)
+    if processes.is_first():
+      rejection.save(path, correct)
+  hosts.wait_for_all("correct responses")
   number = len(rejection.load(path).tokens)
   progress.say(f"{number} distinct correct responses")
   batches = rejection.Seeds(str(path), num_rows, row_length, seed)

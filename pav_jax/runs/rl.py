@@ -13,38 +13,26 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import export, language_model
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.provers import verifier
 from pav_jax.reporting import progress, rl_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
 from pav_jax.runs import rl_report
-from pav_jax.training import rl_evaluation
+from pav_jax.runs.preemption import Preempted, Watch
+from pav_jax.runs.rl_arms import Candidates, described
+from pav_jax.training import processes, rl_evaluation
+from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.probes import Thresholds
 from pav_jax.training.rl_evaluation import HeldOut
 from pav_jax.training.rl_text import (
-  LanguageArm,
   RateSchedule,
   RlState,
   Trainer,
   init_state,
 )
 from pav_jax.training.state import Checkpoints, sha256
-
-
-@gin.register
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-  """An arm whose settings are tuned on validation problems before it is run.
-
-  Attributes:
-    name: of the arm.
-    arms: candidates, whose own names tell them apart.
-  """
-
-  name: str
-  arms: Sequence[LanguageArm]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +50,7 @@ class _Run:
   held_out: HeldOut
   thresholds: Thresholds
   checkpoint_every: int
+  layout: Layout | None
 
 
 @gin.register
@@ -83,11 +72,13 @@ def reinforce(
   make_policy: Callable[..., LanguageModel] = language_model,
   tuning_iterations: int = 50,
   checkpoint_every: int = 50,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
   """Trains arms over seeds; continues what the workdir holds (Sec. 5).
 
   Lanes, one for each arm and seed, run one after another. A lane that was
-  killed goes on from its checkpoint and ends with the same bits.
+  killed goes on from its checkpoint and ends with the same bits. The mesh and
+  the number of processes may differ then, at the price of rounding.
 
   Args:
     workdir: gets report.json and figures; `lanes/ARM/seedS/` with the lane's
@@ -110,6 +101,8 @@ def reinforce(
     make_policy: `(config, problem) -> LanguageModel`, at temperature 1.
     tuning_iterations: of each candidate.
     checkpoint_every: iterations.
+    mesh: from `make_mesh`, over which learning is split; None for one device,
+      or of several processes for all their devices on the data axis.
 
   Returns:
     The `arms` of report.json.
@@ -118,6 +111,7 @@ def reinforce(
     ValueError: for settings out of range, a checkpoint of another vocabulary or
       delimiter, or a workdir of another run.
     FloatingPointError: if a loss is not finite; the last checkpoint stays.
+    Preempted: after SIGTERM, with a checkpoint of the iteration it stopped at.
   """
   for name, number, least in (
     ("num_iterations", num_iterations, 1),
@@ -134,6 +128,15 @@ def reinforce(
   if not names or len(set(names)) < len(names):
     raise ValueError(
       f"arms are named {names}, expected one or more, all unlike"
+    )
+  if mesh is None and jax.process_count() > 1:
+    mesh = partitioning.make_mesh()
+  if mesh is not None:
+    partitioning.check_batch_size(mesh, num_problems * num_samples)
+  if num_problems < jax.process_count():
+    raise ValueError(
+      f"num_problems is {num_problems}, expected at least one for each of "
+      f"{jax.process_count()} processes"
     )
   start = time.monotonic()
   workdir = pathlib.Path(workdir)
@@ -160,6 +163,7 @@ def reinforce(
     held_out=held_out or HeldOut(),
     thresholds=thresholds or Thresholds(),
     checkpoint_every=checkpoint_every,
+    layout=mesh and Layout(mesh),
   )
   chosen, tuning = _tune(
     workdir / "tuning", run, arms, seed + num_seeds, tuning_iterations
@@ -180,6 +184,8 @@ def reinforce(
       tested.append(rl_evaluation.report(found, run.held_out, hard))
       seconds += lane.seconds
     report[arm.name] = rl_report.summary(lanes, tested)
+  if not processes.is_first():
+    return report
   first = next(iter(report))
   ratios = {
     name: rl_report.ratios(report[first], found)
@@ -218,6 +224,7 @@ def _train(
     jax.random.fold_in(key, 1),
     run.num_problems,
     run.num_samples,
+    run.layout,
   )
   checkpoints = Checkpoints(
     home / "checkpoints",
@@ -225,7 +232,7 @@ def _train(
       "policy": repr(run.policy),
       "start": run.digest,
       "problem": repr(run.problem),
-      "arm": _described(arm),
+      "arm": described(arm),
       "iterations": str(run.num_iterations),
       "batch": f"{run.num_problems} × {run.num_samples}",
       "schedule": repr(run.schedule),
@@ -236,7 +243,12 @@ def _train(
     fingerprint=run.problem.fingerprint,
     max_to_keep=2,
   )
-  state = init_state(arm, run.policy, key, run.params)
+  params = run.params
+  if run.layout:
+    params = partitioning.put(
+      params, transformer.shardings(run.policy.config, run.layout)
+    )
+  state = init_state(arm, run.policy, key, params, run.layout)
   done, seconds_before = 0, 0.0
   if restored := checkpoints.restore(state):
     done, state, seconds_before = restored
@@ -250,7 +262,7 @@ def _train(
   def validate(iteration: int, state: RlState) -> float:
     found = rl_evaluation.judge(
       run.policy,
-      state.params,
+      processes.on_own_devices(state.params),
       run.params,
       jax.random.fold_in(key, 2),
       run.problem,
@@ -263,7 +275,10 @@ def _train(
   shown = None
   if not done:
     shown = validate(0, state)
-  with progress.Progress(total, done=done, label=label) as bar:
+  with (
+    Watch() as told_to_stop,
+    progress.Progress(total, done=done, label=label) as bar,
+  ):
     pending = None
     for iteration in range(done, total):
       scale = run.schedule(iteration, total)
@@ -274,28 +289,34 @@ def _train(
       pending = (iteration + 1, finish)
       now = iteration + 1
       checks = now % run.held_out.every == 0 or now == total
-      saves = now % run.checkpoint_every == 0 or now == total
+      stop = told_to_stop()
+      saves = stop or now % run.checkpoint_every == 0 or now == total
       if checks or saves:
         _finish(log, *pending, checkpoints.newest)
         pending = None
       if checks:
         shown = validate(now, state)
-        _warn(label, log, run.thresholds, warned)
+        rl_report.warn(label, log, run.thresholds, warned)
       if saves:
         jax.block_until_ready(state)
         seconds = seconds_before + time.monotonic() - start
         checkpoints.save(now, state, seconds)
         seconds_spent = seconds
       bar.update(now, {} if shown is None else {"held out": shown})
-  if done < total or not (home / "policy").exists():
-    export(home / "policy", run.policy, state.params, run.problem)
+      if stop:
+        log.close()
+        raise Preempted(f"{label}: stopped after iteration {now} of {total}")
+  params = processes.on_own_devices(state.params)
+  missing = done < total or not (home / "policy").exists()
+  if missing and processes.is_first():
+    export(home / "policy", run.policy, params, run.problem)
   checkpoints.close()
   curves = log.rows("train")
   validation = log.rows("validation")
   warnings = rl_report.warnings(curves, run.thresholds)
   log.close()
   return rl_report.Lane(
-    state.params,
+    params,
     seconds_spent,
     {
       name: rl_report.series(x)
@@ -308,19 +329,6 @@ def _train(
     },
     warnings,
   )
-
-
-def _described(arm: LanguageArm) -> str:
-  """The arm for a checkpoint's configuration; a verifier by its digest."""
-  prover = arm.reward.prover
-  if hasattr(prover, "params"):
-    name = f"{type(prover).__name__} {sha256(prover.params)}"
-    return repr(
-      dataclasses.replace(
-        arm, reward=dataclasses.replace(arm.reward, prover=name)
-      )
-    )
-  return repr(arm)
 
 
 def _column(found: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -336,17 +344,6 @@ def _finish(log, iteration, finish, kept) -> None:
     raise FloatingPointError(
       f"loss is {found['loss']} at iteration {iteration}; {state}"
     )
-
-
-def _warn(
-  label: str, log: MetricsLog, thresholds: Thresholds, warned: dict[str, Any]
-) -> None:
-  for name, found in rl_report.warnings(log.rows("train"), thresholds).items():
-    if name not in warned:
-      warned[name] = found
-      progress.say(
-        f"warning: {label}: {found['says']} at iteration {found['iteration']}"
-      )
 
 
 def _tune(
@@ -399,40 +396,3 @@ def _test_start(
     hard = np.flatnonzero(found.num_correct == 0)
   found = rl_evaluation.test(run.policy, run.params, key, run.problem, held_out)
   return rl_evaluation.report(found, held_out, hard), hard
-
-
-@gin.register
-def fixed_verifier(
-  path: str, problem: Any, *, k: float | int = 1
-) -> verifier.Verifier:
-  """A trained verifier as prover, of the problem's vocabulary and delimiter."""
-  return verifier.load(path, fingerprint=problem.fingerprint, k=k)
-
-
-@gin.register
-def grid(
-  arm: LanguageArm,
-  *,
-  learning_rates: Sequence[float],
-  alphas: Sequence[float] | None = None,
-) -> Candidates:
-  """An arm at all combinations of learning rates and weights of progress.
-
-  Args:
-    arm: with an update that has a `learning_rate`, or a `step_size`.
-    learning_rates: of the update, or its step sizes.
-    alphas: of the reward; None for the arm's own.
-  """
-  field = (
-    "learning_rate" if hasattr(arm.update, "learning_rate") else "step_size"
-  )
-  candidates = []
-  for rate in learning_rates:
-    for alpha in alphas or (arm.reward.alpha,):
-      update = dataclasses.replace(arm.update, **{field: rate})
-      reward = dataclasses.replace(arm.reward, alpha=alpha)
-      name = f"rate{rate:g}_alpha{alpha:g}"
-      candidates.append(
-        dataclasses.replace(arm, name=name, update=update, reward=reward)
-      )
-  return Candidates(arm.name, candidates)

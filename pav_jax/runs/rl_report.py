@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from pav_jax.reporting import progress
+from pav_jax.reporting.metrics import MetricsLog
 from pav_jax.training import rl
 from pav_jax.training.probes import Thresholds
 
@@ -55,6 +56,25 @@ def warnings(
     for name, text in thresholds.exceeded(now, first).items():
       found.setdefault(name, {"iteration": at + 1, "says": text})
   return found
+
+
+def warn(
+  label: str, log: MetricsLog, thresholds: Thresholds, warned: dict[str, Any]
+) -> None:
+  """Says which thresholds a run has crossed since it was last asked.
+
+  Args:
+    label: of the run.
+    log: its metrics.
+    thresholds: from where on to warn.
+    warned: what was said before; gets what is said now.
+  """
+  for name, found in warnings(log.rows("train"), thresholds).items():
+    if name not in warned:
+      warned[name] = found
+      progress.say(
+        f"warning: {label}: {found['says']} at iteration {found['iteration']}"
+      )
 
 
 def summary(

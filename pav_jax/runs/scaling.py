@@ -22,6 +22,7 @@ from pav_jax.problems import step_targets
 from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import progress, scaling_plots
 from pav_jax.reporting.metrics import write_config, write_report
+from pav_jax.runs import hosts
 from pav_jax.training import fitting, labelling, sft, verifier
 from pav_jax.training import verifier_data as data_sets
 from pav_jax.training import verifier_evaluation as evaluation
@@ -175,6 +176,7 @@ def scaling(
   Raises:
     ValueError: for designs alike, or that ask for more than their data has.
   """
+  hosts.require_one_process("scaling")
   names = [(design.group, design.name) for design in designs]
   if not names or len(set(names)) < len(names):
     raise ValueError(f"designs are {names}, expected one or more, all unlike")

@@ -20,6 +20,7 @@ from pav_jax.runs import search_report, search_samples
 from pav_jax.runs.search_arms import Arm, Searcher
 from pav_jax.search.judging import Judge, network
 from pav_jax.search.tune_alpha import GRID, best_alpha
+from pav_jax.training import processes
 from pav_jax.training.state import sha256
 
 
@@ -67,7 +68,8 @@ def compare_searches(
 
   Every method answers the same problems. All re-rankers, at every N and α,
   share one set of samples. Randomness is addressed, so a run that was killed
-  ends with the same answers.
+  ends with the same answers. Of several processes the first does it all, and
+  the others wait.
 
   Args:
     workdir: gets rows.jsonl (a row for each problem, method and size: answer,
@@ -97,6 +99,8 @@ def compare_searches(
     ValueError: for arms of one name, a policy of another vocabulary, problems
       that α is tuned on, or a workdir of another run.
   """
+  if not processes.is_first():
+    return processes.agree(None)
   start = time.monotonic()
   tuning = tuning or Tuning()
   names = [arm.name for arm in arms]
@@ -216,7 +220,7 @@ def compare_searches(
   search_report.print_tables(experiment, report, tuned)
   for path in (workdir / "report.json", workdir / "rows.jsonl", *figures):
     progress.say(f"wrote {path}")
-  return report
+  return processes.agree(report)
 
 
 def _tune(searcher: Searcher, judge: Judge, tuning: Tuning) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from pav_jax.policies.for_problem import export
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import progress, sft_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
-from pav_jax.training import fitting, sft
+from pav_jax.runs.preemption import Preempted, Watch
+from pav_jax.training import fitting, processes, sft
 from pav_jax.training.initial import random_params
 from pav_jax.training.state import Checkpoints
 from pav_jax.training.validation import Validation, judge, report
@@ -67,6 +68,9 @@ def finetune(
 ) -> dict[str, Any]:
   """Trains a policy; continues if the workdir holds the run's beginning.
 
+  In several processes it ends as in one with the same mesh. The number of
+  processes, and the mesh, may differ when a run is continued.
+
   Args:
     workdir: gets metrics.jsonl, event files, report.json, a figure,
       checkpoints, and `policy/`, the kept policy in Hugging Face's format.
@@ -90,6 +94,7 @@ def finetune(
   Raises:
     ValueError: for settings out of range, or a workdir of another run.
     FloatingPointError: if a loss is not finite; the last checkpoint stays.
+    Preempted: after SIGTERM, with a checkpoint of the step it stopped at.
   """
   for name, number in (
     ("chunk", chunk),
@@ -143,7 +148,10 @@ def finetune(
   segments = _segments(
     stages, done, position, chunk, (validation.every, checkpoint_every)
   )
-  with progress.Progress(total, done=done, label=experiment) as bar:
+  with (
+    Watch() as told_to_stop,
+    progress.Progress(total, done=done, label=experiment) as bar,
+  ):
     for begin, end, batches, position in segments:
       number = end - begin
       batches = _put(batches, layout, chunk)
@@ -158,7 +166,11 @@ def finetune(
       fitting.check_finite(metrics["loss"], begin, checkpoints.newest)
       shown = {}
       if end % validation.every == 0 or end == total:
-        found = judge(policy, state.params, validation_key, problem, validation)
+        params = processes.on_own_devices(state.params)
+        found = processes.agree(
+          judge(policy, params, validation_key, problem, validation)
+        )
+        del params
         log.write(
           "validation",
           [end],
@@ -170,17 +182,26 @@ def finetune(
         if in_last and score > best:
           best = score
           kept.save(end, _pack_best(state, best), 0.0)
-      if end % checkpoint_every == 0 or end == total:
+      stop = told_to_stop()
+      if stop or end % checkpoint_every == 0 or end == total:
         seconds = seconds_before + time.monotonic() - start
         checkpoints.save(end, _pack(state, position, best), seconds)
       bar.update(end, shown, note=f"loss {metrics['loss'].mean():.3f}")
+      if stop:
+        log.close()
+        raise Preempted(f"stopped after step {end} of {total}")
   checkpoints.close()
   step, saved, _ = kept.restore(_pack_best(state, best))
   kept.close()
 
   progress.say(f"testing the policy of step {step} …")
-  tested = report(policy, saved.params, test_key, problem, validation)
-  export(workdir / "policy", policy, saved.params, problem)
+  params = processes.on_own_devices(saved.params)
+  tested = processes.agree(
+    report(policy, params, test_key, problem, validation)
+  )
+  if not processes.is_first():
+    return tested
+  export(workdir / "policy", policy, params, problem)
   validated = log.rows("validation")
   figure = sft_plots.summary(
     workdir,
@@ -265,7 +286,7 @@ def _put(
   """Stacked and filled up to `chunk` batches, on the mesh."""
   fill = [batches[-1]] * (chunk - len(batches))
   stacked = jax.tree.map(lambda *x: np.stack(x), *batches, *fill)
-  return jax.device_put(stacked, fitting.batch_sharding(layout))
+  return partitioning.put(stacked, fitting.batch_sharding(layout))
 
 
 class _Speed:

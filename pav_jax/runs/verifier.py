@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import math
 import os
 import pathlib
@@ -26,8 +25,17 @@ from pav_jax.provers import verifier as provers_verifier
 from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
+from pav_jax.runs import verifier_inputs as inputs
 from pav_jax.runs import verifier_report
-from pav_jax.training import calibration, fitting, labelling, sft, verifier
+from pav_jax.runs.preemption import Preempted, Watch
+from pav_jax.training import (
+  calibration,
+  fitting,
+  labelling,
+  processes,
+  sft,
+  verifier,
+)
 from pav_jax.training import verifier_data as data_sets
 from pav_jax.training import verifier_evaluation as evaluation
 from pav_jax.training.state import Checkpoints
@@ -84,6 +92,9 @@ def fit_verifier(
   kept, its calibration and the threshold of first errors; the test half is
   reported on.
 
+  In several processes it ends as in one with the same mesh. The number of
+  processes, and the mesh, may differ when a run is continued.
+
   Args:
     workdir: gets metrics.jsonl, event files, report.json, figures,
       checkpoints, inspect.html, and `verifier/`, see `provers.verifier`.
@@ -121,6 +132,7 @@ def fit_verifier(
     ValueError: for settings out of range, data or a checkpoint of another
       vocabulary, or a workdir of another run.
     FloatingPointError: if a loss is not finite; the last checkpoint stays.
+    Preempted: after SIGTERM, with a checkpoint of the step it stopped at.
   """
   for name, number in (
     ("chunk", chunk),
@@ -145,7 +157,7 @@ def fit_verifier(
   write_config(workdir)
   layout = Layout(mesh or partitioning.make_mesh())
   partitioning.check_batch_size(layout.mesh, schedule.batch_size)
-  train, validation, test = _load(data, held_out, held_out_share, problem)
+  train, validation, test = inputs.load(data, held_out, held_out_share, problem)
   learnt = labelling.examples(train, labels)
   validation, test = (
     data_sets.take(part, slice(held_out_traces)) for part in (validation, test)
@@ -154,7 +166,7 @@ def fit_verifier(
 
   trunk_key, reader_key = jax.random.split(jax.random.key(seed))
   trunk_config, params = trunk(trunk_key, layout, problem.fingerprint)
-  _check_room(trunk_config, problem, train, validation, test)
+  inputs.check_room(trunk_config, problem, train, validation, test)
   config = VerifierConfig(trunk_config, reader_layers)
   transformation = schedule.optimizer(optimizer)
   state = verifier.init_state(
@@ -166,10 +178,10 @@ def fit_verifier(
     Checkpoints,
     config={
       "problem": repr(problem),
-      "data": _digest(data),
+      "data": inputs.digest(data),
       "held_out": repr(held_out_share)
       if held_out is None
-      else _digest(held_out),
+      else inputs.digest(held_out),
       "trunk": repr(getattr(trunk, "__name__", trunk)),
       "reader_layers": str(reader_layers),
       "schedule": repr(schedule),
@@ -197,12 +209,15 @@ def fit_verifier(
   )
   total, rates = schedule.num_steps, []
   batches = functools.partial(_batches, learnt, schedule.batch_size, seed)
-  with progress.Progress(total, done=done, label=experiment) as bar:
+  with (
+    Watch() as told_to_stop,
+    progress.Progress(total, done=done, label=experiment) as bar,
+  ):
     for begin, end in _segments(
       done, total, chunk, (validate_every, checkpoint_every)
     ):
       number = end - begin
-      stacked = jax.device_put(
+      stacked = partitioning.put(
         batches(begin, number, chunk), fitting.batch_sharding(layout)
       )
       clock = time.perf_counter()
@@ -217,10 +232,10 @@ def fit_verifier(
       fitting.check_finite(metrics["loss"], begin, checkpoints.newest)
       note = f"loss {metrics['loss'].mean():.3f}"
       if end % validate_every == 0 or end == total:
-        logit = evaluation.score(
-          Verifier(state.params, config, layout=layout), validation
+        logit = _score(_own(state.params, config, layout), validation)
+        found = processes.agree(
+          verifier_report.validation(logit, judged, known)
         )
-        found = verifier_report.validation(logit, judged, known)
         log.write(
           "validation",
           [end],
@@ -230,29 +245,36 @@ def fit_verifier(
         if found["loss"] < best:
           best = found["loss"]
           kept.save(end, _pack_best(state, best), 0.0)
-      if end % checkpoint_every == 0 or end == total:
+      stop = told_to_stop()
+      if stop or end % checkpoint_every == 0 or end == total:
         seconds = seconds_before + time.monotonic() - start
         checkpoints.save(end, _pack(state, best), seconds)
       bar.update(end, {}, note=note)
+      if stop:
+        log.close()
+        raise Preempted(f"stopped after step {end} of {total}")
   checkpoints.close()
   step, saved, _ = kept.restore(_pack_best(state, best))
   kept.close()
 
   progress.say(f"testing the verifier of step {step} …")
-  params, fitted = saved.params, None
+  trained, fitted = _own(saved.params, config, layout), None
   if calibrate:
-    logit = evaluation.score(
-      Verifier(params, config, layout=layout), validation
-    )
+    logit = _score(trained, validation)
     some = judged.weight > 0
     n = np.maximum(validation.num_completions, 1)
     fitted = calibration.fit(logit[some], judged.label[some], n[some])
-    params = params | {"head": calibration.apply(params["head"], *fitted)}
+    head = calibration.apply(trained.params["head"], *fitted)
+    trained = dataclasses.replace(
+      trained, params=trained.params | {"head": head}
+    )
+  if not processes.is_first():
+    return processes.agree(None)
   vocabulary = problem.vocabulary
   provers_verifier.save(
     workdir / "verifier",
     config,
-    params,
+    trained.params,
     identity=identity(vocabulary, problem.delimiter),
     token_ids={
       "eos_token_id": vocabulary.eos_id,
@@ -261,7 +283,7 @@ def fit_verifier(
   )
   tested, more, written = verifier_report.final(
     workdir,
-    Verifier(params, config, layout=layout),
+    trained,
     problem,
     validation,
     test,
@@ -298,58 +320,25 @@ def fit_verifier(
     *written,
   ):
     progress.say(f"wrote {path}")
-  return tested
+  return processes.agree(tested)
 
 
-def _load(
-  data: str | os.PathLike,
-  held_out: str | os.PathLike | None,
-  share: float,
-  problem: Any,
-) -> list[StepTargets]:
-  """Traces for training, validation and test, all of one shape but for B."""
-  paths = [data] if held_out is None else [data, held_out]
-  manifests = [
-    step_targets.finished_manifest(path, problem.fingerprint) for path in paths
-  ]
-  loaded = [
-    step_targets.load(
-      path,
-      fingerprint=problem.fingerprint,
-      num_tokens=max(x.max_tokens for x in manifests),
-      num_prefixes=max(x.max_prefixes for x in manifests),
-    )
-    for path in paths
-  ]
-  if held_out is None:
-    if not 0 < share < 1:
-      raise ValueError(f"held_out_share is {share}, expected one in (0, 1)")
-    return data_sets.split_by_problem(
-      loaded[0], (1 - share, share / 2, share / 2)
-    )
-  data_sets.check_other_problems(*loaded)
-  return [loaded[0], *data_sets.split_by_problem(loaded[1], (0.5, 0.5))]
+def _own(params: PyTree, config: VerifierConfig, layout: Layout) -> Verifier:
+  """A verifier on this process's devices; all processes take part."""
+  alone = jax.process_count() == 1
+  params = processes.on_own_devices(params)
+  return Verifier(params, config, layout=layout if alone else None)
 
 
-def _check_room(config: TransformerConfig, problem: Any, *targets) -> None:
-  """Raises ValueError if the trunk lacks tokens or context."""
-  size = problem.vocabulary.vocab_size
-  if config.vocab_size < size:
-    raise ValueError(
-      f"the trunk's vocab_size is {config.vocab_size}, expected at least {size}"
-    )
-  longest = max(part.tokens.shape[1] for part in targets)
-  if longest > config.max_length:
-    raise ValueError(
-      f"traces have up to {longest} tokens, expected at most max_length = "
-      f"{config.max_length}"
-    )
-
-
-def _digest(path: str | os.PathLike) -> str:
-  """Identifies the content of a data set, wherever it lies."""
-  manifest = step_targets.read_manifest(path)
-  return hashlib.sha256(manifest.to_json()).hexdigest()
+def _score(
+  verifier: Verifier, targets: StepTargets
+) -> Float[np.ndarray, "B P"]:
+  """Logits of all prefixes; processes divide the traces."""
+  number = len(targets.tokens)
+  if number < jax.process_count():
+    return evaluation.score(verifier, targets)
+  share = data_sets.take(targets, processes.share(number))
+  return processes.gather(evaluation.score(verifier, share))
 
 
 def _pack(state: fitting.FitState, best: float) -> _Saved:

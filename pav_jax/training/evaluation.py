@@ -1,7 +1,9 @@
 """How often a policy is right: accuracy and Pass@k on a problem's examples."""
 
 import dataclasses
+import functools
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
 from pav_jax import values
+from pav_jax.training import processes
 from pav_jax.types import Rollout
 
 
@@ -83,9 +86,11 @@ def evaluate(
 ) -> Evaluation:
   """Samples responses to problems and grades them.
 
+  Several processes divide the problems, and all get what they find together.
+
   Args:
     policy: a `LanguageModel`.
-    params: of its network.
+    params: of its network, on this process's devices.
     key: the run's key. The same key gives the same samples at equal params, so
       evaluations of one run differ by its params alone.
     problem: a text problem: `prompts`, `prompt_lengths`, `outcomes`, and
@@ -93,8 +98,8 @@ def evaluate(
     problem_id: the problems.
     num_samples: N responses to each.
     rows_per_call: responses sampled at a time; bounds memory.
-    observe: is shown the responses of each call, those that fill up the last
-      one left out.
+    observe: is shown the responses of each call of this process, those that
+      fill up the last one left out.
 
   Raises:
     ValueError: if there are no problems or samples.
@@ -104,9 +109,10 @@ def evaluate(
     raise ValueError("there are no problems, expected at least one")
   if num_samples < 1:
     raise ValueError(f"num_samples is {num_samples}, expected >= 1")
-  each = min(max(1, rows_per_call // num_samples), len(problem_id))
   start = time.monotonic()
-  num_correct, num_tokens, counts = [], 0, None
+  problem_id = problem_id[processes.share(len(problem_id))]
+  each = min(max(1, rows_per_call // num_samples), max(1, len(problem_id)))
+  num_correct, num_tokens, counts = [np.zeros(0, np.int64)], 0, []
   for first in range(0, len(problem_id), each):
     # The last call is filled up, so that all have one shape.
     ids = np.take(problem_id, np.arange(first, first + each), mode="clip")
@@ -129,12 +135,12 @@ def evaluate(
     lengths = rollout.prefix_len[:, -1] - rollout.prefix_len[:, 0]
     num_tokens += int(lengths.sum())
     if hasattr(problem, "error_counts"):
-      found = problem.error_counts(rollout)
-      counts = found if counts is None else counts + found
+      counts.append(problem.error_counts(rollout))
+  counts = processes.gather_objects(counts)
   return Evaluation(
-    np.concatenate(num_correct),
+    processes.gather(np.concatenate(num_correct)),
     num_samples,
-    num_tokens,
+    int(processes.gather(np.array([num_tokens])).sum()),
     time.monotonic() - start,
-    counts,
+    functools.reduce(operator.add, counts) if counts else None,
   )

@@ -62,7 +62,7 @@ def init_state(
   optimizer: optax.GradientTransformation, params: PyTree, shardings: FitState
 ) -> FitState:
   """The state before the first step, laid out over the mesh."""
-  params = jax.device_put(params, shardings.params)
+  params = partitioning.put(params, shardings.params)
   init = jax.jit(optimizer.init, out_shardings=shardings.optimizer)
   return FitState(params, init(params))
 

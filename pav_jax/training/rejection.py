@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.packing import pack
+from pav_jax.training import processes
 from pav_jax.types import PackedTokens, Rollout
 
 
@@ -27,9 +28,11 @@ def sample_correct(
 ) -> Rollout:
   """The distinct correct responses among samples.
 
+  Several processes divide the problems, and all get what they find together.
+
   Args:
     policy: samples them.
-    params: of its network.
+    params: of its network, on this process's devices.
     key: of the samples.
     problem: a text problem.
     num_problems: of the split, from its first on.
@@ -43,12 +46,13 @@ def sample_correct(
   Raises:
     ValueError: if no response is correct.
   """
-  each = min(max(1, rows_per_call // num_samples), num_problems)
+  problem_id = problem.problem_ids(split, 0, num_problems)
+  problem_id = problem_id[processes.share(num_problems)]
+  each = min(max(1, rows_per_call // num_samples), max(1, len(problem_id)))
   found = []
-  for first in range(0, num_problems, each):
-    at = np.minimum(np.arange(first, first + each), num_problems - 1)
-    ids = problem.problem_ids(split, first, int(at[-1]) + 1)
-    ids = ids[at - first]
+  for first in range(0, len(problem_id), each):
+    # The last call is filled up, so that all have one shape.
+    ids = np.take(problem_id, np.arange(first, first + each), mode="clip")
     rollout = policy.sample(
       params,
       key,
@@ -57,12 +61,13 @@ def sample_correct(
       ids,
       num_samples=num_samples,
     )
-    rows = min(each, num_problems - first) * num_samples
+    rows = min(each, len(problem_id) - first) * num_samples
     rollout = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], rollout)
     outcome = np.asarray(problem.outcomes(rollout), np.float32)
     rollout = dataclasses.replace(rollout, outcome=outcome)
     kept = _distinct(rollout) & (outcome > 0)
     found.append(jax.tree.map(lambda x, k=kept: x[k], rollout))
+  found = processes.gather_objects(found)
   correct = jax.tree.map(lambda *x: np.concatenate(x), *found)
   if not len(correct.tokens):
     raise ValueError(

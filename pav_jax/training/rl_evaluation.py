@@ -11,7 +11,7 @@ from jaxtyping import Int, PyTree
 
 from pav_jax import losses
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.training import evaluation, rl_text
+from pav_jax.training import evaluation, processes, rl_text
 from pav_jax.training.evaluation import Evaluation
 
 
@@ -91,8 +91,9 @@ def judge(
 
   def observe(rollout):
     logp_ref = rl_text.logp(policy, reference, rollout)
-    kls.append(losses.kl_penalty(rollout.logp, logp_ref, rollout.prefix_len))
-    entropies.append(-np.mean(np.sum(rollout.logp, axis=-1)))
+    kl = losses.kl_penalty(rollout.logp, logp_ref, rollout.prefix_len)
+    kls.append(float(kl))
+    entropies.append(float(-np.mean(np.sum(rollout.logp, axis=-1))))
     rows.append(len(rollout.tokens))
 
   found = evaluation.evaluate(
@@ -105,6 +106,7 @@ def judge(
     observe=observe,
   )
   responses = len(found.num_correct) * found.num_samples
+  kls, entropies, rows = map(processes.gather_objects, (kls, entropies, rows))
   return {
     "accuracy": found.accuracy,
     **{f"pass_at_{k}": found.pass_at_k(k) for k in held_out.ks},

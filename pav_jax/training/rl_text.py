@@ -13,6 +13,7 @@ before the host begins: one iteration is, in this order,
 import dataclasses
 import functools
 import math
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -21,93 +22,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax import losses, steps, values
+from pav_jax.models import partitioning
+from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.policies.trunk_value import TrunkValue
 from pav_jax.provers import adaptive
 from pav_jax.provers.adaptive import AdaptiveK
-from pav_jax.training import probes, rl
-from pav_jax.training.baselines import GroupMean, LearnedBaseline
-from pav_jax.training.rewards import Reward
+from pav_jax.training import probes, processes, rl
+from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.state import TrainState
 from pav_jax.types import Rollout
 
 _SAMPLE, _PROVE, _INIT = range(3)
-
-
-@gin.register
-@dataclasses.dataclass(frozen=True)
-class LanguageArm:
-  """One way to train a language model, in a comparison of several.
-
-  Attributes:
-    name: what reports call it, and its directory.
-    reward: whose prover's values are those of one sample; None for a prover
-      that is not needed. A prover with `with_policy(policy, params)` is made
-      of the trained policy's parameters (`OwnCompletions`).
-    update: see `training.updates`.
-    baseline: see `training.baselines`; "learned" for a value function that
-      starts from the policy.
-    k: the prover is Best-of-K: a number, or how it is chosen.
-    refresh_every: iterations after which a prover that is made of the policy's
-      parameters gets the present ones; None to stay with the first.
-    num_updates: on every batch; from the second on with importance ratios.
-    value_rate: learning rate of a learned baseline.
-
-  Raises:
-    ValueError: if a number is out of range, or progress is wanted and there is
-      no prover.
-  """
-
-  name: str
-  reward: Reward
-  update: Any
-  baseline: Any = dataclasses.field(default_factory=GroupMean)
-  k: float | int | AdaptiveK = 1.0
-  refresh_every: int | None = 1
-  num_updates: int = 1
-  value_rate: float = 3e-4
-
-  def __post_init__(self):
-    if self.num_updates < 1 or (self.refresh_every or 1) < 1:
-      raise ValueError(
-        f"num_updates and refresh_every are {self.num_updates} and "
-        f"{self.refresh_every}, expected at least 1"
-      )
-    if self.reward.prover is None and self.reward.alpha:
-      raise ValueError(
-        f"alpha is {self.reward.alpha} and there is no prover, expected one"
-      )
-    if self.reward.num_rollouts:
-      raise ValueError(
-        f"num_rollouts is {self.reward.num_rollouts}, expected 0: outcomes "
-        "stand in for Q^π of language models"
-      )
-    if isinstance(self.baseline, str) and self.baseline != "learned":
-      raise ValueError(
-        f"baseline is {self.baseline!r}, expected 'learned' or an object"
-      )
-    if not isinstance(self.k, AdaptiveK):
-      values.check_k(self.k)
-
-  @property
-  def ks(self) -> tuple[float, ...]:
-    """The K that may be used."""
-    return self.k.ks if isinstance(self.k, AdaptiveK) else (float(self.k),)
-
-  def baseline_for(self, policy: LanguageModel) -> Any:
-    """The baseline, whose value function has the policy's shape."""
-    if self.baseline == "learned":
-      value = TrunkValue(policy.config, policy.layout)
-      return LearnedBaseline(value, self.value_rate)
-    return self.baseline
-
-  @property
-  def uses_policy(self) -> bool:
-    """Whether the prover is made of the trained policy's parameters."""
-    return hasattr(self.reward.prover, "with_policy")
 
 
 @gin.register
@@ -144,6 +73,7 @@ class RateSchedule:
 
 
 @jax.tree_util.register_dataclass
+@typing.no_type_check  # transformations unflatten it with leaves of any kind
 @dataclasses.dataclass(frozen=True)
 class RlState:
   """What one iteration hands to the next.
@@ -164,16 +94,38 @@ class RlState:
 
 
 def init_state(
-  arm: LanguageArm, policy: LanguageModel, key: jax.Array, params: PyTree
+  arm: LanguageArm,
+  policy: LanguageModel,
+  key: jax.Array,
+  params: PyTree,
+  layout: Layout | None = None,
 ) -> RlState:
-  """The state before the first iteration."""
+  """The state before the first iteration.
+
+  Args:
+    arm: how to train.
+    policy: what is trained.
+    key: of the seed.
+    params: to start from, laid out by `layout` if there is one.
+    layout: see `Trainer`.
+  """
   baseline = arm.baseline_for(policy)
-  return RlState(
+  state = RlState(
     params,
     arm.update.init(params),
     baseline.init(jax.random.fold_in(key, _INIT), params),
     params if arm.uses_policy else (),
     jnp.float32(arm.ks[0]),
+  )
+  if layout is None:
+    return state
+  # Counters and the like are not made from parameters, and lie on one device.
+  whole = partitioning.replicated(layout.mesh)
+  return jax.tree.map(
+    lambda x: (
+      x if isinstance(x.sharding, NamedSharding) else partitioning.put(x, whole)
+    ),
+    state,
   )
 
 
@@ -190,6 +142,10 @@ class Trainer:
     key: of the seed.
     num_problems: in a batch, from the train split, each once before any twice.
     num_samples: responses to each, at least 1.
+    layout: of the state and of batches while they are learnt from; None to
+      leave everything on one device. Several processes need one. Each of them
+      samples and grades its share of a batch's problems with its own devices,
+      and all learn together from what they have gathered.
   """
 
   arm: LanguageArm
@@ -199,9 +155,10 @@ class Trainer:
   key: jax.Array
   num_problems: int
   num_samples: int
+  layout: Layout | None = None
 
   def sample(self, params: PyTree, iteration: int) -> Rollout:
-    """Responses to the iteration's problems, not graded."""
+    """Responses to this process's share of the problems, not graded."""
     size = self.problem.split_size("train")
     first = iteration * self.num_problems
     at = (first + np.arange(self.num_problems, dtype=np.int64)) % size
@@ -209,7 +166,7 @@ class Trainer:
       [self.problem.problem_ids("train", int(i), int(i) + 1) for i in at]
       if at[0] > at[-1]
       else [self.problem.problem_ids("train", int(at[0]), int(at[-1]) + 1)]
-    )
+    )[processes.share(self.num_problems)]
     return self.policy.sample(
       params,
       jax.random.fold_in(self.key, _SAMPLE),
@@ -226,7 +183,8 @@ class Trainer:
     if prover is None:
       return None
     if self.arm.uses_policy:
-      prover = prover.with_policy(self.policy, state.prover)
+      params = processes.on_own_devices(state.prover)
+      prover = prover.with_policy(self.policy, params)
     key = jax.random.fold_in(self.key, _PROVE)
     if hasattr(prover, "logits"):  # a verifier, which runs on the device
       return _call(prover, key, rollout)
@@ -252,7 +210,7 @@ class Trainer:
     every = arm.refresh_every
     if arm.uses_policy and every and iteration % every == 0:
       state = dataclasses.replace(state, prover=state.params)
-    rollout = self.sample(state.params, iteration)
+    rollout = self.sample(processes.on_own_devices(state.params), iteration)
     logp_ref = logp(self.policy, self.reference, rollout)
     q = self.values(state, rollout)
     host = jax.tree.map(np.asarray, rollout)
@@ -260,27 +218,41 @@ class Trainer:
       host, outcome=np.asarray(self.problem.outcomes(host), np.float32)
     )
     rollout = dataclasses.replace(rollout, outcome=jnp.asarray(host.outcome))
+    policy = self.policy
+    scored = q
+    if self.layout:
+      policy = dataclasses.replace(policy, layout=self.layout)
+      batch = jax.tree.map(np.asarray, (host, logp_ref, q))
+      host, logp_ref, q = jax.tree.map(processes.gather, batch)
+      scored = q
+      rollout, logp_ref, q = partitioning.put(
+        (host, logp_ref, q), partitioning.over_batch(self.layout.mesh)
+      )
     choose = isinstance(arm.k, AdaptiveK) and iteration % arm.k.every == 0
+    before = state
     state, metrics = learn(
-      self.policy,
+      policy,
       (
         dataclasses.replace(arm.reward, prover=None),
         arm.update,
-        arm.baseline_for(self.policy),
+        arm.baseline_for(policy),
       ),
       state,
       rollout,
       None if q is None else jnp.asarray(q),
       logp_ref,
-      jnp.asarray(arm.ks, jnp.float32),
+      np.asarray(arm.ks, np.float32),
       np.bool_(choose),
       np.float32(scale),
       num_updates=arm.num_updates,
       choose_by=arm.k.by if isinstance(arm.k, AdaptiveK) else "progress",
     )
+    if self.layout:
+      where = jax.tree.map(lambda x: x.sharding, before)
+      state = jax.device_put(state, where)
 
     def finish() -> dict[str, float]:
-      scores = None if q is None else np.asarray(q)
+      scores = None if scored is None else np.asarray(scored)
       found = probes.measure(self.problem, host, scores)
       return {name: float(x) for name, x in metrics.items()} | found
 

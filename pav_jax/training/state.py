@@ -9,8 +9,11 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 
@@ -34,11 +37,84 @@ _FINGERPRINT = "fingerprint"
 
 
 def sha256(tree: PyTree) -> str:
-  """Hexadecimal digest of the bytes of all leaves, in the tree's order."""
+  """Hexadecimal digest of the bytes of all leaves, in the tree's order.
+
+  Leaves that are split over processes are gathered, one at a time.
+  """
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(tree):
+    if isinstance(leaf, jax.Array) and not (
+      leaf.is_fully_addressable or leaf.is_fully_replicated
+    ):
+      leaf = multihost_utils.process_allgather(leaf, tiled=True)
     digest.update(np.ascontiguousarray(leaf).tobytes())
   return digest.hexdigest()
+
+
+def checksum(tree: PyTree) -> str:
+  """Hexadecimal digest of all leaves, wherever their parts lie.
+
+  Devices add up what their own parts contribute, in integers; so it is the same
+  however arrays are split, and no process has to hold one as a whole.
+  """
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(tree):
+    digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+    if isinstance(leaf, jax.Array):
+      if leaf.is_fully_addressable:
+        sums = _sums(leaf)
+      else:
+        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        sums = jax.jit(_sums, out_shardings=whole)(leaf)
+      leaf = np.asarray(sums)
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+@jax.jit
+def _sums(x: jax.Array) -> jax.Array:
+  """Two sums over elements, of hashes of an element's bits and its place."""
+  bits = (
+    x
+    if x.dtype == bool
+    else jax.lax.bitcast_convert_type(
+      x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    )
+  )
+  place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+  for axis in reversed(range(x.ndim)):
+    at = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    place += at * np.uint32(stride % 2**32)
+    stride *= x.shape[axis]
+  mixed = _mix(_mix(place) ^ bits.astype(jnp.uint32))
+  other = _mix(mixed + np.uint32(0x9E3779B9))
+  return jnp.stack([x.sum(dtype=jnp.uint32) for x in (mixed, other)])
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  """MurmurHash3's last step, in which each bit changes half of the others."""
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
+
+
+def _digest(tree: PyTree) -> dict[str, str]:
+  """What a checkpoint says of its arrays, by the name of the way."""
+  if all(
+    not isinstance(x, jax.Array)
+    or x.is_fully_addressable
+    or x.is_fully_replicated
+    for x in jax.tree.leaves(tree)
+  ):
+    return {"sha256": sha256(tree)}
+  return {"checksum": checksum(tree)}
+
+
+class _Manager(ocp.CheckpointManager):
+  """Leaves it to the run when to stop, and so does not ask JAX's service."""
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
 
 
 class Checkpoints:
@@ -47,6 +123,10 @@ class Checkpoints:
   A checkpoint appears at once or not at all, so a run may be killed at any
   moment. One that can no longer be read is set aside under `unreadable-…`, and
   the one before it is used with a warning.
+
+  Several processes call every method together. Each writes and reads its parts
+  of the arrays; how many there are, and how arrays are split, may differ when a
+  run is continued.
   """
 
   def __init__(
@@ -71,7 +151,7 @@ class Checkpoints:
       config = config | {_FINGERPRINT: fingerprint}
     self._directory = pathlib.Path(directory).absolute()
     self._config = config
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep, enable_async_checkpointing=False
@@ -88,11 +168,7 @@ class Checkpoints:
     """
     if iteration in self._manager.all_steps():
       return
-    meta = {
-      "config": self._config,
-      "seconds": seconds,
-      "sha256": sha256(state),
-    }
+    meta = {"config": self._config, "seconds": seconds} | _digest(state)
     saved = self._manager.save(
       iteration,
       args=ocp.args.Composite(
@@ -114,7 +190,8 @@ class Checkpoints:
 
     Raises:
       ValueError: if the checkpoint was made with another configuration, or if
-        there are checkpoints and none can be read.
+        there are checkpoints and none can be read; of several processes, if one
+        cannot read the newest.
     """
     iterations = sorted(self._manager.all_steps(), reverse=True)
     for iteration in iterations:
@@ -122,8 +199,7 @@ class Checkpoints:
         meta = self._manager.restore(
           iteration, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
-        saved_config, digest = meta["config"], meta["sha256"]
-        seconds = float(meta["seconds"])
+        saved_config, seconds = meta["config"], float(meta["seconds"])
       except Exception as error:  # Orbax raises many kinds on a broken file.
         self._set_aside(iteration, error)
         continue
@@ -136,7 +212,7 @@ class Checkpoints:
           ),
         )
         state = type(like)(**restored.state)
-        if sha256(state) != digest:
+        if not _matches(state, meta):
           raise ValueError("its arrays do not match the digest saved with them")
       except Exception as error:
         self._set_aside(iteration, error)
@@ -185,6 +261,14 @@ class Checkpoints:
     )
 
   def _set_aside(self, iteration: int, error: Exception) -> None:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if jax.process_count() > 1:
+      # The others may be able to read it, and wait for this one.
+      raise ValueError(
+        f"process {jax.process_index()} cannot read checkpoint {iteration} in "
+        f"{self._directory} ({reason[:200]}); move it away to continue from "
+        "the one before"
+      ) from error
     path = self._directory / str(iteration)
     aside = self._directory / f"unreadable-{iteration}"
     number = 1
@@ -194,12 +278,17 @@ class Checkpoints:
     if path.exists():
       path.rename(aside)
     self._manager.reload()
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     warnings.warn(
       f"checkpoint {iteration} cannot be read ({reason[:200]}); it is now "
       f"{aside}, and the one before it is used",
       stacklevel=3,
     )
+
+
+def _matches(state: Any, meta: dict[str, Any]) -> bool:
+  if "checksum" in meta:
+    return checksum(state) == meta["checksum"]
+  return sha256(state) == meta["sha256"]
 
 
 def _to_dict(state: Any) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Arms of reinforcement learning: what experiments bind besides them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+
+from pav_jax.provers import verifier
+from pav_jax.training.language_arm import LanguageArm
+from pav_jax.training.state import sha256
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+  """An arm whose settings are tuned on validation problems before it is run.
+
+  Attributes:
+    name: of the arm.
+    arms: candidates, whose own names tell them apart.
+  """
+
+  name: str
+  arms: Sequence[LanguageArm]
+
+
+@gin.register
+def fixed_verifier(
+  path: str, problem: Any, *, k: float | int = 1
+) -> verifier.Verifier:
+  """A trained verifier as prover, of the problem's vocabulary and delimiter."""
+  return verifier.load(path, fingerprint=problem.fingerprint, k=k)
+
+
+@gin.register
+def grid(
+  arm: LanguageArm,
+  *,
+  learning_rates: Sequence[float],
+  alphas: Sequence[float] | None = None,
+) -> Candidates:
+  """An arm at all combinations of learning rates and weights of progress.
+
+  Args:
+    arm: with an update that has a `learning_rate`, or a `step_size`.
+    learning_rates: of the update, or its step sizes.
+    alphas: of the reward; None for the arm's own.
+  """
+  field = (
+    "learning_rate" if hasattr(arm.update, "learning_rate") else "step_size"
+  )
+  candidates = []
+  for rate in learning_rates:
+    for alpha in alphas or (arm.reward.alpha,):
+      update = dataclasses.replace(arm.update, **{field: rate})
+      reward = dataclasses.replace(arm.reward, alpha=alpha)
+      name = f"rate{rate:g}_alpha{alpha:g}"
+      candidates.append(
+        dataclasses.replace(arm, name=name, update=update, reward=reward)
+      )
+  return Candidates(arm.name, candidates)
+
+
+def described(arm: LanguageArm) -> str:
+  """The arm for a checkpoint's configuration; a verifier by its digest."""
+  prover = arm.reward.prover
+  if hasattr(prover, "params"):
+    name = f"{type(prover).__name__} {sha256(prover.params)}"
+    return repr(
+      dataclasses.replace(
+        arm, reward=dataclasses.replace(arm.reward, prover=name)
+      )
+    )
+  return repr(arm)
