@@ -1,6 +1,7 @@
 """How a policy is judged while it is trained, and reported on in the end."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ def report(
 
   Samples at the policy's temperature, greedy responses, and for problems that
   count mistakes (`error_counts`) the error rates of operations beside the
-  teacher's.
+  teacher's, if it attempts all of them.
   """
   problem_id = problem.problem_ids("test", 0, validation.test_problems)
   sampled = evaluation.evaluate(
@@ -155,7 +156,9 @@ def report(
     "greedy_accuracy": greedy.accuracy,
     "greedy_standard_error": greedy.standard_error,
   }
-  if sampled.counts is not None:
+  if sampled.counts is not None and all(
+    math.isfinite(rate) for rate, _ in sampled.counts.error_rates.values()
+  ):
     out["mistakes"] = _mistakes(problem, problem_id, sampled.counts)
   return out
 
