@@ -225,7 +225,7 @@ class Attention(nn.Module):
         jnp.dtype(config.param_dtype),
       ).astype(x.dtype)
       y = jnp.einsum("btd,dnh->btnh", x, kernel)
-      return constrain(self.layout, y, "batch", "length", axis, "head_dim")
+      return constrain(self.layout, y, "sequences", "length", axis, "head_dim")
 
     query = project("query", config.num_heads, "heads")
     key = project("key", config.num_kv_heads, "kv_heads")
@@ -234,6 +234,9 @@ class Attention(nn.Module):
       rotate(query, positions, config.rope_theta),
       rotate(key, positions, config.rope_theta),
       value,
+    )
+    gathered = constrain(
+      self.layout, gathered, "batch", "length", "heads", "head_dim"
     )
     out = self.param(
       "out",

@@ -111,12 +111,12 @@ def prefill_stream(
         constrain(
           layout,
           key.transpose(0, 2, 3, 1),
-          *("batch", "kv_heads", "head_dim", "length"),
+          *("sequences", "kv_heads", "head_dim", "length"),
         ),
         constrain(
           layout,
           value.swapaxes(1, 2),
-          *("batch", "kv_heads", "length", "head_dim"),
+          *("sequences", "kv_heads", "length", "head_dim"),
         ),
       )
     return x, cache
@@ -157,7 +157,7 @@ def empty_suffixes(
 ) -> Caches:
   """Rings of `length` tokens, for `num_rows` rows of each group."""
   sizes = (num_groups, config.num_kv_heads, num_rows, config.head_dim, length)
-  axes = ("batch", "kv_heads", "length", "head_dim", "length")
+  axes = ("sequences", "kv_heads", "length", "head_dim", "length")
   num_pairs = config.num_layers // 2
 
   def pair():
@@ -219,6 +219,7 @@ def decode(
   Returns:
     Logits of the tokens that follow, and the suffixes with these tokens.
   """
+  layout = layout and layout.decoding
   positions = prefix_len + index
   length, room = (jax.tree.leaves(x)[0].shape[-1] for x in (shared, suffixes))
   key_position = jnp.arange(length) - offset[:, :, None]
@@ -321,4 +322,4 @@ def final_norm(
 
 def _logits(config, params: dict, hidden: jax.Array, layout: Layout | None):
   logits = transformer.logits(config, params, hidden)
-  return constrain(layout, logits, "batch", "length", "vocab")
+  return constrain(layout, logits, "sequences", "length", "vocab")

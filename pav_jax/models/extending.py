@@ -49,6 +49,7 @@ def extend(
     The trunk's output at the new tokens, after its last norm, and the rows with
     these tokens.
   """
+  layout = layout and layout.decoding
   groups, rows, num = tokens.shape
   x = decoding.embed(config, params, tokens.reshape(groups, rows * num), layout)
   return extend_stream(
@@ -86,6 +87,7 @@ def extend_stream(
     own: likewise.
     layout: likewise.
   """
+  layout = layout and layout.decoding
   groups, rows, num = x.shape[:3]
   length, room = (jax.tree.leaves(x)[0].shape[-1] for x in (shared, own))
   at = index[:, :, None] + jnp.arange(num)

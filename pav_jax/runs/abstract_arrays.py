@@ -1,0 +1,95 @@
+"""Arrays that have a shape, a type and a place on the mesh, and no content."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from pav_jax.models import partitioning, transformer
+from pav_jax.models import verifier as network
+from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.verifier import VerifierConfig
+from pav_jax.provers.verifier import Verifier
+from pav_jax.types import Rollout
+
+
+def bytes_per_device(tree: PyTree) -> int:
+  """Bytes of a tree's arrays on the device that has most, without padding."""
+  total = 0
+  for x in jax.tree.leaves(tree):
+    if not isinstance(x, jax.ShapeDtypeStruct):
+      continue
+    shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+    total += math.prod(shape) * x.dtype.itemsize
+  return total
+
+
+def place(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """The same shapes, lying where shardings say."""
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    shapes,
+    shardings,
+  )
+
+
+def params_of(config: TransformerConfig, layout: Layout) -> dict:
+  """The parameters of a transformer, split as `layout` says."""
+  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  return place(shapes, transformer.shardings(config, layout))
+
+
+def verifier_of(
+  config: VerifierConfig, layout: Layout, k: float | int = 1
+) -> Verifier:
+  """A verifier without weights."""
+  shapes = jax.eval_shape(functools.partial(network.init_all, config))
+  params = place(shapes, network.shardings(config, layout))
+  return Verifier(params, config, k, layout)
+
+
+def rollout_of(
+  layout: Layout,
+  num_rows: int,
+  num_tokens: int,
+  num_steps: int,
+  *,
+  split: bool = False,
+) -> Rollout:
+  """Rollouts without content; rows over the mesh if `split`.
+
+  Rows that do not divide evenly are whole everywhere.
+  """
+  shards = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
+  where = partitioning.replicated(layout.mesh)
+  if split and num_rows % shards == 0:
+    where = partitioning.over_batch(layout.mesh)
+
+  def rows(dtype, *sizes):
+    return jax.ShapeDtypeStruct((num_rows, *sizes), dtype, sharding=where)
+
+  return Rollout(
+    tokens=rows(jnp.int32, num_tokens),
+    logp=rows(jnp.float32, num_tokens),
+    prefix_len=rows(jnp.int32, num_steps + 1),
+    outcome=rows(jnp.float32),
+    problem_id=rows(jnp.int32),
+    sample_id=rows(jnp.int32),
+  )
+
+
+def whole(
+  layout: Layout, shape: tuple[int, ...], dtype: Any
+) -> jax.ShapeDtypeStruct:
+  """An array that every device has as a whole."""
+  where = partitioning.replicated(layout.mesh)
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def key(layout: Layout) -> jax.ShapeDtypeStruct:
+  """A key of random numbers."""
+  return whole(layout, (), jax.random.key(0).dtype)
