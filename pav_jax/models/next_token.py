@@ -10,7 +10,7 @@ from pav_jax.models import transformer
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
-# Logits that exist at a time: 64 MiB of float32.
+# Logits that exist on a device at a time: 64 MiB of float32.
 MAX_LOGITS = 2**24
 
 
@@ -27,8 +27,9 @@ def read(
 ) -> Float[Array, "B T *F"]:
   """Applies a function to the logits after hidden states.
 
-  Logits exist for at most `MAX_LOGITS` tokens and positions at a time (or those
-  of one position), and are computed again for the gradient.
+  On each device logits exist for at most `MAX_LOGITS` tokens and positions at a
+  time (or those of one position), and are computed again for the gradient. The
+  parts share the embedding, which devices fetch from each other once.
 
   Args:
     config: the network's shape.
@@ -40,15 +41,19 @@ def read(
     layout: where arrays lie; None to leave that to the compiler.
   """
   batch, length, width = hidden.shape
+  embedding = constrain(layout, params["embedding"], "vocab", "residual")
+  params = {**params, "embedding": embedding}
 
   @jax.checkpoint
   def part(args):
     hidden, tokens = args
+    hidden = constrain(layout, hidden, "batch", "length", "residual")
     logits = transformer.logits(config, params, hidden)
     logits = constrain(layout, logits, "batch", "length", "vocab")
     return reader(logits, tokens)
 
-  size = max(MAX_LOGITS // (batch * config.vocab_size), 1)
+  shards = 1 if layout is None else layout.num_shards("batch", "vocab")
+  size = max(MAX_LOGITS * shards // (batch * config.vocab_size), 1)
   if size >= length:
     return part((hidden, tokens))
   num = -(-length // size)

@@ -168,6 +168,11 @@ class Layout:
       )
     return PartitionSpec(*(rules[name] or None for name in axes))
 
+  def num_shards(self, *axes: str) -> int:
+    """Into how many parts an array with axes of these names is split."""
+    rules = dict(self.rules)
+    return math.prod(self.mesh.shape[x] for name in axes for x in rules[name])
+
   def shardings(self, axes: PyTree, shapes: PyTree) -> PyTree:
     """Shardings of a tree of parameters.
 
@@ -182,8 +187,7 @@ class Layout:
     def sharding(path, names, array):
       spec = self.spec(tuple(names))
       for name, size in zip(names, array.shape, strict=True):
-        over = dict(self.rules)[name]
-        shards = math.prod(self.mesh.shape[axis] for axis in over)
+        over, shards = dict(self.rules)[name], self.num_shards(name)
         if size % shards:
           raise ValueError(
             f"{jax.tree_util.keystr(path)} has {name!r} of size {size}, "
