@@ -72,7 +72,9 @@ class MetricsLog:
       self._file.write(json.dumps(row) + "\n")
       writer = self._writer(arm)
       for name, values in metrics.items():
-        writer.add_scalar(name, float(np.mean(values[index])), iteration)
+        value = float(np.mean(values[index]))
+        if np.isfinite(value):
+          writer.add_scalar(name, value, iteration)
     if self._file:
       self._file.flush()
       os.fsync(self._file.fileno())  # mounted buckets have it only then

@@ -1,5 +1,6 @@
 """The run that writes a page on which to look at traces and their values."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -114,12 +115,18 @@ def page(
   return inspect.write_page(
     path,
     rollout_of(targets),
-    problem.vocabulary.token_text,
+    functools.partial(token_text, problem.vocabulary),
     values | {"Monte Carlo": known.q_mc},
     title=title,
     exact=known.exact,
     pit=None if known.alive is None else known.first_error,
   )
+
+
+def token_text(vocabulary: Any, token: int) -> str:
+  """A token's text; policies may write ids that the vocabulary has not."""
+  known = 0 <= token < vocabulary.vocab_size
+  return vocabulary.token_text(token) if known else f"<{token}>"
 
 
 def choose(

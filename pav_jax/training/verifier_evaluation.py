@@ -71,7 +71,8 @@ def references(
   alive = kind = None
   kinds = ()
   if hasattr(problem, "dead_prefixes"):
-    alive = ~problem.dead_prefixes(rollout)
+    dead = np.asarray(problem.dead_prefixes(rollout))
+    alive = ~dead if dead.any() else None
   if hasattr(problem, "steps") and hasattr(problem, "operations"):
     kinds = tuple(operation.symbol for operation in problem.operations)
     of_step = np.asarray(problem.steps(rollout).kind)

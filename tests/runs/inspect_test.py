@@ -11,7 +11,7 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.verifier import VerifierConfig
 from pav_jax.problems import step_targets_writer
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.vocabulary import identity
+from pav_jax.problems.vocabulary import Vocabulary, identity
 from pav_jax.provers import verifier
 from pav_jax.runs import inspect
 from pav_jax.types import StepTargets
@@ -119,3 +119,9 @@ def test_writes_a_page_of_a_data_set(tmp_path):
       data=tmp_path / "data",
       verifiers={"mine": tmp_path / "verifier"},
     )
+
+
+def test_ids_beyond_the_vocabulary_have_a_text():
+  vocabulary = Vocabulary(num_integers=10)  # 2 + 9 symbols + 10 integers
+  assert inspect.token_text(vocabulary, 20) == "9"
+  assert inspect.token_text(vocabulary, 21) == "<21>"
