@@ -38,7 +38,7 @@ class Sums(DataProblem):
       text = "+".join(map(str, numbers))
       records.append(Record(text, text, "\n".join(lines), str(total)))
     return {
-      "train": records[1000:],
+      "train": records[1500:],
       "validation": records[:500],
-      "test": records[500:1000],
+      "test": records[500:1500],
     }

@@ -116,6 +116,9 @@ def compare_searches(
       f"first_problem is {first_problem} of the validation split, expected at "
       f"least {tuning.num_problems}, for α is tuned on those before"
     )
+  # Too few problems are found before the search and not after the tuning.
+  problem.problem_ids(split, first_problem, first_problem + num_problems)
+  problem.problem_ids("validation", 0, tuning.num_problems)
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)

@@ -186,6 +186,7 @@ def test_a_killed_run_ends_with_the_same_rows(
     ({"arms": []}, r"arms are \[\]"),
     ({"arms": [Arm("a"), Arm("a")]}, "all unlike"),
     ({"num_problems": 1}, "num_problems 1"),
+    ({"first_problem": 2**30}, "start and stop are 1073741824"),
     ({"split": "validation"}, "α is tuned on those before"),
     ({"problem": dataclasses.replace(PROBLEM, modulus=5)}, "fingerprint"),
   ],
