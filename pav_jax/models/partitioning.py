@@ -47,6 +47,7 @@ def make_mesh(
   fsdp: int = 1,
   tensor: int = 1,
   *,
+  local: bool = False,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """A mesh with axes `("data", "fsdp", "tensor")`.
@@ -55,12 +56,14 @@ def make_mesh(
     data: devices over which the batch is split; -1 for all that remain.
     fsdp: devices over which parameters and the batch are split.
     tensor: devices over which single layers are split.
-    devices: to use; None for all there are.
+    local: of several processes' devices use this one's.
+    devices: to use; None for all there are, or all of this process.
 
   Raises:
     ValueError: if the axes do not use up the devices.
   """
-  devices = jax.devices() if devices is None else devices
+  if devices is None:
+    devices = jax.local_devices() if local else jax.devices()
   if data == -1 and fsdp > 0 and tensor > 0:
     data = len(devices) // (fsdp * tensor)
   if min(data, fsdp, tensor) < 1 or data * fsdp * tensor != len(devices):

@@ -1,6 +1,7 @@
 """The run that collects values of prefixes into files of step targets."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from pav_jax.models import hf
+from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems import step_targets
@@ -49,6 +51,7 @@ def collect(
   first_problem: int = 0,
   problems_per_shard: int = 32,
   make_policy: Callable[..., LanguageModel] = language_model,
+  mesh: jax.sharding.Mesh | None = None,
   dead_are_free: bool = True,
   rows_per_call: int = 1024,
   seed: int = 0,
@@ -80,6 +83,8 @@ def collect(
     first_problem: its number in the split.
     problems_per_shard: what is lost, at most, when the run is killed.
     make_policy: `(config, problem) -> LanguageModel`.
+    mesh: over which networks and rows are split, from `make_mesh` with `local`;
+      None for one device.
     dead_are_free: whether prefixes that are wrong for certain are taken as
       such, and not completed. Counts have the same distribution either way.
     rows_per_call: completions sampled at a time.
@@ -117,8 +122,11 @@ def collect(
   spent_dir = workdir / "spent"
   spent_dir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
-  sampler = _load(policy, problem, make_policy)
-  completer = _load(prover, problem, make_policy) if prover else sampler
+  load = functools.partial(
+    _load, problem=problem, make_policy=make_policy, layout=_layout(mesh)
+  )
+  sampler = load(policy)
+  completer = load(prover) if prover else sampler
   _check_alike(sampler.policy, completer.policy)
   source = _source(
     sampler,
@@ -191,13 +199,29 @@ class _Loaded:
     return {"sha256": self.digest, **settings}
 
 
+def _layout(mesh: jax.sharding.Mesh | None) -> Layout | None:
+  """Raises ValueError for a mesh with devices of other processes."""
+  if mesh is None:
+    return None
+  if set(mesh.devices.flat) - set(jax.local_devices()):
+    raise ValueError(
+      "mesh has devices of other processes, expected make_mesh.local = True: "
+      "each process collects for itself"
+    )
+  return Layout(mesh)
+
+
 def _load(
-  path: str, problem: Any, make_policy: Callable[..., LanguageModel]
+  path: str,
+  *,
+  problem: Any,
+  make_policy: Callable[..., LanguageModel],
+  layout: Layout | None,
 ) -> _Loaded:
   """Reads a checkpoint that shares the problem's vocabulary and delimiter."""
   hf.check_fingerprint(path, problem.fingerprint)
-  config, params = hf.load(path)
-  policy = make_policy(config, problem)
+  config, params = hf.load(path, layout=layout)
+  policy = dataclasses.replace(make_policy(config, problem), layout=layout)
   return _Loaded(policy, params, sha256(params))
 
 

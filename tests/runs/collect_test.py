@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems import step_targets
@@ -82,6 +82,14 @@ def uninterrupted(policy, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("uninterrupted")
   collect(workdir, policy)
   return workdir
+
+
+def test_a_mesh_collects_what_one_device_collects(
+  uninterrupted, policy, tmp_path
+):
+  mesh = partitioning.make_mesh(2, 2, local=True, devices=jax.devices()[:4])
+  collect(tmp_path, policy, mesh=mesh)
+  assert files(tmp_path) == files(uninterrupted)
 
 
 def files(workdir):
