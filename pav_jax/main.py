@@ -9,7 +9,6 @@ finds out which it is. SIGTERM stops a run with exit status 0 and a checkpoint.
 import argparse
 import logging
 import pathlib
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import jax
 
 from pav_jax.reporting import progress
 from pav_jax.runs import hosts
-from pav_jax.runs.configuration import explain, nearest, run_files
+from pav_jax.runs.configuration import explain, parse_flags, run_files
 from pav_jax.runs.preemption import Preempted
 
 
@@ -37,14 +36,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     "--debug", action="store_true", help="show tracebacks of errors"
   )
-  flags, others = parser.parse_known_args(arguments)
-  flags.bindings = []
-  for argument in others:
-    if not re.match(r"--gin\.[^=]+=", argument):
-      hint = nearest(argument.split("=")[0], ["--gin_file", "--workdir"])
-      parser.error(f"unknown argument {argument!r}{hint}")
-    flags.bindings.append(argument.removeprefix("--gin."))
-  return flags
+  return parse_flags(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

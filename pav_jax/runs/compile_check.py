@@ -12,7 +12,6 @@ which has sizes and no text (--gin.Outline.prompt_len=256, …).
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ from pav_jax.reporting.compile_report import Report
 from pav_jax.runs import experiment_programs, tpu_topologies
 from pav_jax.runs.abstract_arrays import bytes_per_device
 from pav_jax.runs.compiled_programs import Program
-from pav_jax.runs.configuration import explain, nearest, parse_gin
+from pav_jax.runs.configuration import explain, parse_flags, parse_gin
 from pav_jax.runs.tpu_topologies import Slice
 
 
@@ -93,14 +92,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     "--spare", type=float, default=0.0, help="share of memory to be left"
   )
-  flags, others = parser.parse_known_args(arguments)
-  flags.bindings = []
-  for argument in others:
-    if not re.match(r"--gin\.[^=]+=", argument):
-      hint = nearest(argument.split("=")[0], ["--gin_file", "--topology"])
-      parser.error(f"unknown argument {argument!r}{hint}")
-    flags.bindings.append(argument.removeprefix("--gin."))
-  return flags
+  return parse_flags(parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

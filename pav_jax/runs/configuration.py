@@ -1,5 +1,6 @@
 """What a gin file binds, read with errors that help, and run."""
 
+import argparse
 import difflib
 import inspect
 import logging
@@ -115,6 +116,21 @@ def _path(name: str) -> pathlib.Path:
   """Of a gin file: from the current directory, or else from the checkout."""
   path = pathlib.Path(name)
   return path if path.is_file() else ROOT / path
+
+
+def parse_flags(
+  parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
+  """A parser's flags, with every --gin.NAME=VALUE collected in `bindings`."""
+  flags, others = parser.parse_known_args(arguments)
+  known = [f"--{name}" for name in vars(flags)]
+  flags.bindings = []
+  for argument in others:
+    if not re.match(r"--gin\.[^=]+=", argument):
+      hint = nearest(argument.split("=")[0], known)
+      parser.error(f"unknown argument {argument!r}{hint}")
+    flags.bindings.append(argument.removeprefix("--gin."))
+  return flags
 
 
 def explain(message: str) -> str:
