@@ -12,8 +12,6 @@ import gin
 import jax
 import numpy as np
 
-from pav_jax.models import hf
-from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems import step_targets
@@ -22,7 +20,8 @@ from pav_jax.provers.budget import Budget
 from pav_jax.provers.completions import LanguageModelCompletions
 from pav_jax.reporting import collect_plots, progress
 from pav_jax.reporting.metrics import write_config, write_report
-from pav_jax.runs import collect_spent
+from pav_jax.runs import collect_networks, collect_spent
+from pav_jax.runs.collect_networks import Loaded
 from pav_jax.runs.preemption import Preempted, Watch
 from pav_jax.training import closed_form
 from pav_jax.training.collect import (
@@ -31,7 +30,6 @@ from pav_jax.training.collect import (
   Spent,
   find_prefixes,
 )
-from pav_jax.training.state import sha256
 
 TARGETS = "targets"
 
@@ -123,11 +121,14 @@ def collect(
   spent_dir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
   load = functools.partial(
-    _load, problem=problem, make_policy=make_policy, layout=_layout(mesh)
+    collect_networks.load,
+    problem=problem,
+    make_policy=make_policy,
+    layout=collect_networks.layout_of(mesh),
   )
   sampler = load(policy)
   completer = load(prover) if prover else sampler
-  _check_alike(sampler.policy, completer.policy)
+  collect_networks.check_alike(sampler.policy, completer.policy)
   source = _source(
     sampler,
     completer,
@@ -181,64 +182,9 @@ def collect(
   return _report(workdir, experiment, problem, manifest, strategy, same)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-  """A checkpoint: policy, parameters, and their digest."""
-
-  policy: LanguageModel
-  params: Any
-  digest: str
-
-  def identity(self) -> dict[str, Any]:
-    """What its samples depend on, as JSON; fingerprints tell delimiters."""
-    settings = {
-      field.name: repr(getattr(self.policy, field.name))
-      for field in dataclasses.fields(self.policy)
-      if field.name not in ("is_delimiter", "layout")
-    }
-    return {"sha256": self.digest, **settings}
-
-
-def _layout(mesh: jax.sharding.Mesh | None) -> Layout | None:
-  """Raises ValueError for a mesh with devices of other processes."""
-  if mesh is None:
-    return None
-  if set(mesh.devices.flat) - set(jax.local_devices()):
-    raise ValueError(
-      "mesh has devices of other processes, expected make_mesh.local = True: "
-      "each process collects for itself"
-    )
-  return Layout(mesh)
-
-
-def _load(
-  path: str,
-  *,
-  problem: Any,
-  make_policy: Callable[..., LanguageModel],
-  layout: Layout | None,
-) -> _Loaded:
-  """Reads a checkpoint that shares the problem's vocabulary and delimiter."""
-  hf.check_fingerprint(path, problem.fingerprint)
-  config, params = hf.load(path, layout=layout)
-  policy = dataclasses.replace(make_policy(config, problem), layout=layout)
-  return _Loaded(policy, params, sha256(params))
-
-
-def _check_alike(policy: LanguageModel, prover: LanguageModel) -> None:
-  """Raises ValueError unless both end steps and responses alike."""
-  for name in ("end_token", "max_new_tokens", "max_steps"):
-    a, b = getattr(policy, name), getattr(prover, name)
-    if a != b:
-      raise ValueError(
-        f"{name} is {a} for the policy and {b} for the prover, expected the "
-        "same: they would end responses in different places"
-      )
-
-
 def _source(
-  sampler: _Loaded,
-  completer: _Loaded,
+  sampler: Loaded,
+  completer: Loaded,
   problem: Any,
   key: jax.Array,
   **settings: Any,

@@ -76,17 +76,37 @@ def sft_step(
     *(batch(dtype=kind) for kind in (jnp.int32,) * 3 + (jnp.bool_,))
   )
   train = sft.make_train_chunk(config, optimizer, layout)
-  return Program(
+  return _train_steps(
     "SFT step",
+    train,
+    state,
+    batches,
+    layout,
+    remedies=(
+      *_remat(config, "preset.remat"),
+      "a smaller NUM_ROWS or ROW_LENGTH",
+    ),
+  )
+
+
+def _train_steps(
+  name: str,
+  train: Callable,
+  state: PyTree,
+  batches: PyTree,
+  layout: Layout,
+  *,
+  remedies: tuple[str, ...],
+) -> Program:
+  """A chunk of `training.fitting`'s steps."""
+  return Program(
+    name,
     lambda: train.lower(
       state, batches, abstract_arrays.whole(layout, (), jnp.int32)
     ),
     {"parameters": state.params, "optimiser state": state.optimizer},
     each="step",
-    remedies=(
-      *_remat(config, "preset.remat"),
-      "a smaller NUM_ROWS or ROW_LENGTH",
-    ),
+    remedies=remedies,
   )
 
 
@@ -200,13 +220,12 @@ def verifier_step(
   train = verifier_training.make_train_chunk(
     config, optimizer, layout, aux_weight=aux_weight
   )
-  return Program(
+  return _train_steps(
     "verifier step",
-    lambda: train.lower(
-      state, batches, abstract_arrays.whole(layout, (), jnp.int32)
-    ),
-    {"parameters": state.params, "optimiser state": state.optimizer},
-    each="step",
+    train,
+    state,
+    batches,
+    layout,
     remedies=(
       *_remat(config.trunk, "PretrainedTrunk.remat"),
       "a smaller BATCH_SIZE",

@@ -1,0 +1,73 @@
+"""The networks that collect: read from checkpoints, and told apart."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from pav_jax.models import hf
+from pav_jax.models.partitioning import Layout
+from pav_jax.policies.language_model import LanguageModel
+from pav_jax.training.state import sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A checkpoint: policy, parameters, and their digest."""
+
+  policy: LanguageModel
+  params: Any
+  digest: str
+
+  def identity(self) -> dict[str, Any]:
+    """What its samples depend on, as JSON; fingerprints tell delimiters."""
+    settings = {
+      field.name: repr(getattr(self.policy, field.name))
+      for field in dataclasses.fields(self.policy)
+      if field.name not in ("is_delimiter", "layout")
+    }
+    return {"sha256": self.digest, **settings}
+
+
+def layout_of(mesh: jax.sharding.Mesh | None) -> Layout | None:
+  """How networks lie on a mesh; None for none.
+
+  Raises:
+    ValueError: if the mesh has devices of other processes.
+  """
+  if mesh is None:
+    return None
+  if set(mesh.devices.flat) - set(jax.local_devices()):
+    raise ValueError(
+      "mesh has devices of other processes, expected make_mesh.local = True: "
+      "each process collects for itself"
+    )
+  return Layout(mesh)
+
+
+def load(
+  path: str,
+  *,
+  problem: Any,
+  make_policy: Callable[..., LanguageModel],
+  layout: Layout | None,
+) -> Loaded:
+  """Reads a checkpoint that shares the problem's vocabulary and delimiter."""
+  hf.check_fingerprint(path, problem.fingerprint)
+  config, params = hf.load(path, layout=layout)
+  policy = make_policy(config, problem)
+  if layout is not None:
+    policy = dataclasses.replace(policy, layout=layout)
+  return Loaded(policy, params, sha256(params))
+
+
+def check_alike(policy: LanguageModel, prover: LanguageModel) -> None:
+  """Raises ValueError unless both end steps and responses alike."""
+  for name in ("end_token", "max_new_tokens", "max_steps"):
+    a, b = getattr(policy, name), getattr(prover, name)
+    if a != b:
+      raise ValueError(
+        f"{name} is {a} for the policy and {b} for the prover, expected the "
+        "same: they would end responses in different places"
+      )
