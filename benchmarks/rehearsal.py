@@ -50,12 +50,13 @@ class Stage:
   Attributes:
     name: gin/experiments/math_NAME_gemma2_2b.gin, and its directory.
     bindings: beside `SHARED`; `{out}` stands for the directory of all.
-    mesh: whether it has one, which is split over all devices.
+    mesh: "all" if it has one of all processes' devices, over which parameters
+      are split; "own" if of each process's.
   """
 
   name: str
   bindings: Sequence[str]
-  mesh: bool = False
+  mesh: str
 
 
 STAGES = (
@@ -73,7 +74,7 @@ STAGES = (
       "EVAL_EVERY=60",
       *JUDGED,
     ),
-    mesh=True,
+    mesh="all",
   ),
   Stage(
     "collect",
@@ -83,6 +84,7 @@ STAGES = (
       "NUM_SEEDS=4",
       "collect.problems_per_shard=8",
     ),
+    mesh="own",
   ),
   Stage(
     "verifier",
@@ -95,7 +97,7 @@ STAGES = (
       'PretrainedTrunk.dtype="float32"',
       "fit_verifier.num_inspected=4",
     ),
-    mesh=True,
+    mesh="all",
   ),
   Stage(
     "search",
@@ -111,6 +113,7 @@ STAGES = (
       "Tuning.num_samples=4",
       "MAX_STEP_TOKENS=24",
     ),
+    mesh="own",
   ),
   Stage(
     "rft",
@@ -124,7 +127,7 @@ STAGES = (
       "ROW_LENGTH=88",
       *JUDGED,
     ),
-    mesh=True,
+    mesh="all",
   ),
   Stage(
     "rl",
@@ -139,7 +142,7 @@ STAGES = (
       "HeldOut.test_samples=8",
       "HeldOut.hard_samples=8",
     ),
-    mesh=True,
+    mesh="all",
   ),
 )
 
@@ -157,8 +160,8 @@ def bindings_of(
   ]
   if stage.name in ("sft", "verifier"):
     found.append(f'CHECKPOINT="{out}/gemma"')
-  if stage.mesh:
-    found.append(f"make_mesh.fsdp={num_devices}")
+  size = num_devices if stage.mesh == "all" else 1
+  found.append(f"make_mesh.fsdp={size}")
   return found
 
 

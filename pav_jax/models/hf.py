@@ -5,6 +5,7 @@ Nothing is ever unpickled.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -260,7 +261,8 @@ def save(
   """Writes a checkpoint that `load` and Hugging Face's transformers read.
 
   The directory appears when it is complete, or not at all. The host holds the
-  tensors of one file at a time. For parameters that one process can address.
+  tensors of one file at a time. If parameters are split over processes all of
+  these call, to gather them, and the first one writes.
 
   Args:
     path: a directory, new or empty.
@@ -283,11 +285,17 @@ def save(
   fields = hf_config.to_fields(config, token_ids or {})
   side = identity and hf_vocabulary.checked_side(identity, config)
   _check_params(config, params)
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise ValueError(f"{path} exists, expected a new or empty directory")
   tensors = hf_tensors.tensors(config)
   item_size = jnp.dtype(config.param_dtype).itemsize
   files = _split(tensors, item_size, max_shard_bytes)
+  if jax.process_index() and any(
+    map(partitioning.is_split, jax.tree.leaves(params))
+  ):
+    for name in itertools.chain(*files):
+      _to_host(params, tensors[name])
+    return
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise ValueError(f"{path} exists, expected a new or empty directory")
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(
     dir=path.parent, prefix=f".{path.name}-"
@@ -357,7 +365,7 @@ def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
     x = hf_tensors.take(
       x, tensor.pair, num_in_axes=tensor.num_in_axes, shape=tensor.shape
     )
-  return np.ascontiguousarray(x)
+  return np.ascontiguousarray(partitioning.to_host(x))
 
 
 def _write_json(file: pathlib.Path, content: dict) -> None:

@@ -9,10 +9,12 @@ import collections
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import gin
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -125,6 +127,25 @@ def put(tree: PyTree, sharding: PyTree) -> PyTree:
   return jax.tree.map(place, tree, sharding)
 
 
+def is_split(x: Any) -> bool:
+  """Whether an array has parts that no device of this process has."""
+  return isinstance(x, jax.Array) and not (
+    x.is_fully_addressable or x.is_fully_replicated
+  )
+
+
+def own(x: jax.Array) -> jax.Array:
+  """The copy of an array on this process's first device; each has it whole."""
+  return x if x.is_fully_addressable else x.addressable_data(0)
+
+
+def to_host(x: Any) -> np.ndarray:
+  """An array as a whole; if it is split over processes, all take part."""
+  if is_split(x):
+    x = multihost_utils.process_allgather(x, tiled=True)
+  return np.asarray(x)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
   """Where arrays with named axes lie on a mesh.
@@ -152,6 +173,19 @@ class Layout:
       (name, DECODING_RULES.get(name, axes)) for name, axes in self.rules
     )
     return dataclasses.replace(self, rules=rules)
+
+  @property
+  def splits_parameters(self) -> bool:
+    """Whether a device has less than all parameters."""
+    return self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
+
+  @property
+  def spans_processes(self) -> bool:
+    """Whether some of the devices are another process's."""
+    return jax.process_count() > 1 and any(
+      device.process_index != jax.process_index()
+      for device in self.mesh.devices.flat
+    )
 
   def spec(self, axes: Sequence[str]) -> PartitionSpec:
     """Mesh axes of an array whose axes have these logical names.

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from pav_jax import randomness, steps
+from pav_jax.models import partitioning
 from pav_jax.policies import sampling, slots, suffixes
 from pav_jax.types import Rollout
 
@@ -51,15 +52,16 @@ def continue_rollouts(
   rollout = dataclasses.replace(
     rollout, tokens=fit(rollout.tokens), logp=fit(rollout.logp)
   )
+  rows = (rollout, prefixes, tuple(address))
+  if policy.layout is not None and policy.layout.spans_processes:
+    # One program of all processes: each has all that goes in and comes out.
+    whole = partitioning.replicated(policy.layout.mesh)
+    rows = partitioning.put(rows, whole)
+    key = jax.random.wrap_key_data(
+      partitioning.put(jax.random.key_data(key), whole)
+    )
   return _continue(
-    policy,
-    params,
-    key,
-    rollout,
-    prefixes,
-    tuple(address),
-    width=width,
-    max_new_tokens=max_new_tokens,
+    policy, params, key, *rows, width=width, max_new_tokens=max_new_tokens
   )
 
 
@@ -140,7 +142,7 @@ def _continue(
     total,
     new_tokens,
   )
-  return Rollout(
+  continued = Rollout(
     tokens=lay_out(rollout.tokens, new_tokens, policy.pad_token),
     logp=lay_out(rollout.logp, new_logp, 0.0),
     prefix_len=prefix_len.reshape(batch * num_rows, -1),
@@ -148,6 +150,9 @@ def _continue(
     problem_id=address[0].reshape(-1),
     sample_id=address[1].reshape(-1),
   )
+  if policy.layout is not None:
+    continued = jax.tree.map(policy.layout.constrain, continued)
+  return continued
 
 
 def _prefix_len(policy, given, prefix, start, total, new_tokens):

@@ -7,10 +7,11 @@ import shutil
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.vocabulary import identity
@@ -82,15 +83,23 @@ def export(
 ) -> None:
   """Writes a policy for others; the directory appears complete or not at all.
 
+  Of several processes all call, and the first one writes.
+
   Args:
     path: a directory; one that is there is replaced.
     policy: whose network it is.
     params: of the network.
     problem: has `vocabulary` and `delimiter`, which go with it.
   """
+  writes = jax.process_index() == 0
+  if not writes and not any(
+    map(partitioning.is_split, jax.tree.leaves(params))
+  ):
+    return
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}")
-  shutil.rmtree(partial, ignore_errors=True)
+  if writes:
+    shutil.rmtree(partial, ignore_errors=True)
   vocabulary = problem.vocabulary
   hf.save(
     partial,
@@ -102,5 +111,6 @@ def export(
     },
     identity=identity(vocabulary, problem.delimiter),
   )
-  shutil.rmtree(path, ignore_errors=True)
-  partial.rename(path)
+  if writes:
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)

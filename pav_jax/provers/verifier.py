@@ -21,7 +21,7 @@ import safetensors.numpy
 from jaxtyping import Array, Float
 
 from pav_jax import values
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models import verifier as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.verifier import VerifierConfig
@@ -62,13 +62,14 @@ class Verifier:
       ValueError: if rows are longer than the trunk's `max_length`.
     """
     at = jnp.maximum(jnp.asarray(rollout.prefix_len) - 1, 0)
-    return network.values(
+    logits = network.values(
       self.config,
       self.params,
       jnp.asarray(rollout.tokens),
       at,
       layout=self.layout,
     )
+    return partitioning.constrain(self.layout, logits)
 
   def __call__(
     self, key: jax.Array | None, rollout: Rollout
@@ -99,6 +100,8 @@ def save(
 ) -> None:
   """Writes a verifier's directory, which appears complete or not at all.
 
+  Of several processes all call, and the first one writes.
+
   Args:
     path: a directory; one that is there is replaced.
     config: of the network.
@@ -109,9 +112,15 @@ def save(
   Raises:
     ValueError: as of `hf.save`.
   """
+  writes = jax.process_index() == 0
+  if not writes and not any(
+    map(partitioning.is_split, jax.tree.leaves(params))
+  ):
+    return
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}")
-  shutil.rmtree(partial, ignore_errors=True)
+  if writes:
+    shutil.rmtree(partial, ignore_errors=True)
   hf.save(
     partial,
     config.trunk,
@@ -121,8 +130,11 @@ def save(
   )
   rest = {name: x for name, x in params.items() if name != "trunk"}
   tensors = {
-    name: np.array(x, np.float32, order="C") for name, x in _named(rest).items()
+    name: np.array(partitioning.to_host(x), np.float32, order="C")
+    for name, x in _named(rest).items()
   }
+  if not writes:
+    return
   safetensors.numpy.save_file(
     tensors,
     partial / REST,
@@ -139,6 +151,7 @@ def load(
   fingerprint: str | None = None,
   k: float | int = 1,
   layout: Layout | None = None,
+  mesh: jax.sharding.Mesh | None = None,
   dtype: str | None = None,
 ) -> Verifier:
   """Reads a verifier.
@@ -148,7 +161,8 @@ def load(
     fingerprint: of the vocabulary and delimiter of the policy whose responses
       are to be scored, `problem.fingerprint`; None not to compare.
     k: see `Verifier`.
-    layout: how to split the trunk over devices; None for one device.
+    layout: how to split it over devices; None for `mesh`, by its own rules.
+    mesh: from `make_mesh`; None for one device.
     dtype: of computation; None for that of the parameters.
 
   Raises:
@@ -157,6 +171,8 @@ def load(
       not as expected.
   """
   values.check_k(k)
+  if layout is None and mesh is not None:
+    layout = Layout(mesh)
   path = pathlib.Path(path)
   if not (path / REST).exists():
     raise ValueError(f"{path} has no {REST}, so it is no verifier's directory")
@@ -173,7 +189,7 @@ def load(
   rest = _checked(path / REST, tensors, shapes)
   if layout:
     where = network.shardings(config, layout)
-    rest = jax.device_put(rest, {name: where[name] for name in rest})
+    rest = partitioning.put(rest, {name: where[name] for name in rest})
   return Verifier({"trunk": trunk, **rest}, config, k, layout)
 
 

@@ -20,8 +20,8 @@ from pav_jax.provers.budget import Budget
 from pav_jax.provers.completions import LanguageModelCompletions
 from pav_jax.reporting import collect_plots, progress
 from pav_jax.reporting.metrics import write_config, write_report
-from pav_jax.runs import collect_networks, collect_spent
-from pav_jax.runs.collect_networks import Loaded
+from pav_jax.runs import collect_spent, networks
+from pav_jax.runs.networks import Loaded
 from pav_jax.runs.preemption import Preempted, Watch
 from pav_jax.training import closed_form
 from pav_jax.training.collect import (
@@ -121,14 +121,14 @@ def collect(
   spent_dir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
   load = functools.partial(
-    collect_networks.load,
+    networks.load,
     problem=problem,
     make_policy=make_policy,
-    layout=collect_networks.layout_of(mesh),
+    layout=networks.layout_of(mesh),
   )
   sampler = load(policy)
   completer = load(prover) if prover else sampler
-  collect_networks.check_alike(sampler.policy, completer.policy)
+  networks.check_alike(sampler.policy, completer.policy)
   source = _source(
     sampler,
     completer,

@@ -65,8 +65,8 @@ def programs(devices: Sequence[jax.Device]) -> list[Program]:
     "load_verifier": lambda path, k=1, **_: abstract_arrays.verifier_of(
       verifier_at(path), layout, k
     ),
-    "fixed_verifier": lambda path, problem, k=1: abstract_arrays.verifier_of(
-      verifier_at(path), layout, k
+    "fixed_verifier": lambda path, problem, k=1, **_: (
+      abstract_arrays.verifier_of(verifier_at(path), layout, k)
     ),
     "ClosedForm": _OnHost,
     "measured_values": _OnHost,

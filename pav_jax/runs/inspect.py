@@ -13,13 +13,15 @@ from jaxtyping import Float, Int
 
 from pav_jax.problems import step_targets
 from pav_jax.provers import verifier as provers_verifier
-from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import inspect, progress
 from pav_jax.reporting.metrics import write_config
 from pav_jax.runs import hosts
 from pav_jax.training import verifier_evaluation as evaluation
 from pav_jax.training.verifier_data import rollout_of, take
 from pav_jax.types import Rollout, StepTargets
+
+# Logits of all prefixes of traces.
+ScoreFn = Callable[[StepTargets], Float[np.ndarray, "B P"]]
 
 
 @gin.register
@@ -55,14 +57,16 @@ def inspect_traces(
   """
   hosts.require_one_process("inspect_traces")
   fingerprint = problem.fingerprint
-  loaded = {
-    name: provers_verifier.load(path, fingerprint=fingerprint)
+  score_fns = {
+    name: functools.partial(
+      evaluation.score, provers_verifier.load(path, fingerprint=fingerprint)
+    )
     for name, path in verifiers.items()
   }
   targets = step_targets.load(data, fingerprint=fingerprint)
   path = page(
     pathlib.Path(workdir) / "inspect.html",
-    loaded,
+    score_fns,
     problem,
     targets,
     exact=exact,
@@ -77,7 +81,7 @@ def inspect_traces(
 
 def page(
   path: pathlib.Path,
-  verifiers: Mapping[str, Verifier],
+  verifiers: Mapping[str, ScoreFn],
   problem: Any,
   targets: StepTargets,
   *,
@@ -93,7 +97,7 @@ def page(
 
   Args:
     path: of the file.
-    verifiers: by name.
+    verifiers: logits of each, by name.
     problem: whose vocabulary writes tokens; see
       `verifier_evaluation.references`.
     targets: the traces.
@@ -109,8 +113,8 @@ def page(
   targets = take(targets, rows)
   known = evaluation.references(problem, targets, exact)
   values = {
-    name: scipy.special.expit(evaluation.score(verifier, targets))
-    for name, verifier in verifiers.items()
+    name: scipy.special.expit(score_fn(targets))
+    for name, score_fn in verifiers.items()
   }
   return inspect.write_page(
     path,

@@ -9,6 +9,7 @@ import gin
 import jax
 
 from pav_jax.models import hf
+from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import progress
@@ -71,14 +72,16 @@ def rejection_finetune(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   hf.check_fingerprint(policy, problem.fingerprint)
-  config, params = hf.load(policy)
+  layout = Layout(mesh) if mesh is not None else None
+  if layout and not layout.splits_parameters:
+    layout = None  # each process has a copy of its own
+  config, params = hf.load(policy, layout=layout)
   sampler = make_policy(config, problem)
   path = workdir / "correct.npz"
   if not path.exists():
     progress.say(f"sampling {num_problems} × {num_samples} responses …")
     correct = rejection.sample_correct(
-      sampler,
-      params,
+      *processes.to_sample(sampler, params, layout),
       jax.random.fold_in(jax.random.key(seed), 4),
       problem,
       num_problems=num_problems,
@@ -86,6 +89,7 @@ def rejection_finetune(
     )
     if processes.is_first():
       rejection.save(path, correct)
+  del params
   hosts.wait_for_all("correct responses")
   number = len(rejection.load(path).tokens)
   progress.say(f"{number} distinct correct responses")

@@ -52,6 +52,10 @@ class _Run:
   checkpoint_every: int
   layout: Layout | None
 
+  def to_sample(self, params: PyTree) -> tuple[LanguageModel, PyTree]:
+    """The policy and its parameters, see `processes.to_sample`."""
+    return processes.to_sample(self.policy, params, self.layout)
+
 
 @gin.register
 def reinforce(
@@ -143,7 +147,9 @@ def reinforce(
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
   hf.check_fingerprint(policy, problem.fingerprint)
-  config, params = hf.load(policy)
+  layout = mesh and Layout(mesh)
+  split = layout is not None and layout.splits_parameters
+  config, params = hf.load(policy, layout=layout if split else None)
   sampler = make_policy(config, problem)
   if (sampler.temperature, sampler.top_k, sampler.top_p) != (1.0, None, 1.0):
     raise ValueError(
@@ -163,7 +169,7 @@ def reinforce(
     held_out=held_out or HeldOut(),
     thresholds=thresholds or Thresholds(),
     checkpoint_every=checkpoint_every,
-    layout=mesh and Layout(mesh),
+    layout=layout,
   )
   chosen, tuning = _tune(
     workdir / "tuning", run, arms, seed + num_seeds, tuning_iterations
@@ -179,7 +185,7 @@ def reinforce(
     tested = []
     for lane in lanes:
       found = rl_evaluation.test(
-        sampler, lane.params, key, problem, run.held_out
+        *run.to_sample(lane.params), key, problem, run.held_out
       )
       tested.append(rl_evaluation.report(found, run.held_out, hard))
       seconds += lane.seconds
@@ -261,9 +267,8 @@ def _train(
 
   def validate(iteration: int, state: RlState) -> float:
     found = rl_evaluation.judge(
-      run.policy,
-      processes.on_own_devices(state.params),
-      run.params,
+      *run.to_sample(state.params),
+      run.to_sample(run.params)[1],
       jax.random.fold_in(key, 2),
       run.problem,
       run.held_out,
@@ -306,9 +311,9 @@ def _train(
       if stop:
         log.close()
         raise Preempted(f"{label}: stopped after iteration {now} of {total}")
-  params = processes.on_own_devices(state.params)
+  params = state.params
   missing = done < total or not (home / "policy").exists()
-  if missing and processes.is_first():
+  if processes.agree(missing):
     export(home / "policy", run.policy, params, run.problem)
   checkpoints.close()
   curves = log.rows("train")
@@ -384,15 +389,15 @@ def _test_start(
 ) -> tuple[dict[str, Any], np.ndarray | None]:
   """The start's report, and indices of the test problems it never solves."""
   held_out, hard = run.held_out, None
+  start = run.to_sample(run.params)
   if held_out.hard_samples:
     found = rl_evaluation.test(
-      run.policy,
-      run.params,
+      *start,
       jax.random.fold_in(key, 3),
       run.problem,
       held_out,
       num_samples=held_out.hard_samples,
     )
     hard = np.flatnonzero(found.num_correct == 0)
-  found = rl_evaluation.test(run.policy, run.params, key, run.problem, held_out)
+  found = rl_evaluation.test(*start, key, run.problem, held_out)
   return rl_evaluation.report(found, held_out, hard), hard

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gin
+import jax
 
 from pav_jax.provers import verifier
 from pav_jax.training.language_arm import LanguageArm
@@ -27,10 +28,22 @@ class Candidates:
 
 @gin.register
 def fixed_verifier(
-  path: str, problem: Any, *, k: float | int = 1
+  path: str,
+  problem: Any,
+  *,
+  k: float | int = 1,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> verifier.Verifier:
-  """A trained verifier as prover, of the problem's vocabulary and delimiter."""
-  return verifier.load(path, fingerprint=problem.fingerprint, k=k)
+  """A trained verifier as prover, of the problem's vocabulary and delimiter.
+
+  Args:
+    path: of its directory, see `provers.verifier.load`.
+    problem: has a `fingerprint`.
+    k: of Best-of-K.
+    mesh: over which it is split, like the policy that is trained; None for one
+      device of each process.
+  """
+  return verifier.load(path, fingerprint=problem.fingerprint, k=k, mesh=mesh)
 
 
 @gin.register

@@ -17,6 +17,7 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.reporting import progress, search_plots
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs import search_report, search_samples
+from pav_jax.runs.networks import layout_of
 from pav_jax.runs.search_arms import Arm, Searcher
 from pav_jax.search.judging import Judge, network
 from pav_jax.search.tune_alpha import GRID, best_alpha
@@ -63,6 +64,7 @@ def compare_searches(
   seed: int = 0,
   beams_per_call: int = 1024,
   rows_per_call: int = 4096,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
   """Searches, ranks and votes; continues what the workdir has begun.
 
@@ -91,13 +93,16 @@ def compare_searches(
     seed: of samples and searches.
     beams_per_call: B · N of a search; bounds memory.
     rows_per_call: responses sampled at a time.
+    mesh: over which the policy is split, from `make_mesh` with `local`; None
+      for one device. `load_verifier.mesh` splits a verifier.
 
   Returns:
     The `arms` of report.json.
 
   Raises:
     ValueError: for arms of one name, a policy of another vocabulary, problems
-      that α is tuned on, or a workdir of another run.
+      that α is tuned on, a mesh with devices of other processes, or a workdir
+      of another run.
   """
   if not processes.is_first():
     return processes.agree(None)
@@ -123,12 +128,15 @@ def compare_searches(
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
   hf.check_fingerprint(policy, problem.fingerprint)
-  config, params = hf.load(policy)
+  layout = layout_of(mesh)
+  config, params = hf.load(policy, layout=layout)
   model = language_model(config, problem, temperature=temperature)
+  same = {"policy": repr(model)}
+  model = dataclasses.replace(model, layout=layout)
   _check_same_run(
     workdir,
-    {
-      "policy": repr(model),
+    same
+    | {
       "problem": repr(problem),
       "tuning": repr(tuning),
       "samples": repr((num_samples, num_problems, split, first_problem)),

@@ -166,11 +166,11 @@ def finetune(
       fitting.check_finite(metrics["loss"], begin, checkpoints.newest)
       shown = {}
       if end % validation.every == 0 or end == total:
-        params = processes.on_own_devices(state.params)
+        sampler = processes.to_sample(policy, state.params, layout)
         found = processes.agree(
-          judge(policy, params, validation_key, problem, validation)
+          judge(*sampler, validation_key, problem, validation)
         )
-        del params
+        del sampler
         log.write(
           "validation",
           [end],
@@ -195,13 +195,13 @@ def finetune(
   kept.close()
 
   progress.say(f"testing the policy of step {step} …")
-  params = processes.on_own_devices(saved.params)
+  sampler, params = processes.to_sample(policy, saved.params, layout)
   tested = processes.agree(
-    report(policy, params, test_key, problem, validation)
+    report(sampler, params, test_key, problem, validation)
   )
+  export(workdir / "policy", policy, params, problem)
   if not processes.is_first():
     return tested
-  export(workdir / "policy", policy, params, problem)
   validated = log.rows("validation")
   figure = sft_plots.summary(
     workdir,

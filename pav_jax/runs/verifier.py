@@ -268,8 +268,6 @@ def fit_verifier(
     trained = dataclasses.replace(
       trained, params=trained.params | {"head": head}
     )
-  if not processes.is_first():
-    return processes.agree(None)
   vocabulary = problem.vocabulary
   provers_verifier.save(
     workdir / "verifier",
@@ -281,9 +279,15 @@ def fit_verifier(
       "pad_token_id": vocabulary.pad_id,
     },
   )
+  score_fn = functools.partial(evaluation.score, trained)
+  several = processes.together(trained)
+  if not processes.is_first():
+    if several:
+      processes.follow(score_fn)
+    return processes.agree(None)
   tested, more, written = verifier_report.final(
     workdir,
-    trained,
+    processes.led(score_fn) if several else score_fn,
     problem,
     validation,
     test,
@@ -295,6 +299,8 @@ def fit_verifier(
     num_steps=total,
     title=experiment,
   )
+  if several:
+    processes.dismiss()
   write_config(workdir)
   write_report(
     workdir / "report.json",
@@ -324,18 +330,18 @@ def fit_verifier(
 
 
 def _own(params: PyTree, config: VerifierConfig, layout: Layout) -> Verifier:
-  """A verifier on this process's devices; all processes take part."""
-  alone = jax.process_count() == 1
-  params = processes.on_own_devices(params)
-  return Verifier(params, config, layout=layout if alone else None)
+  """A verifier as `processes.to_sample` has policies."""
+  if layout.splits_parameters or jax.process_count() == 1:
+    return Verifier(params, config, layout=layout)
+  return Verifier(processes.on_own_device(params), config)
 
 
 def _score(
   verifier: Verifier, targets: StepTargets
 ) -> Float[np.ndarray, "B P"]:
-  """Logits of all prefixes; processes divide the traces."""
+  """Logits of all prefixes; processes that can divide the traces."""
   number = len(targets.tokens)
-  if number < jax.process_count():
+  if number < jax.process_count() or processes.together(verifier):
     return evaluation.score(verifier, targets)
   share = data_sets.take(targets, processes.share(number))
   return processes.gather(evaluation.score(verifier, share))

@@ -11,11 +11,10 @@ from jaxtyping import Float
 
 from pav_jax import steps
 from pav_jax.problems import process_bench as process_bench_files
-from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import progress, verifier_plots
 from pav_jax.reporting import verifier_training_plots as training_plots
 from pav_jax.reporting.metrics import MetricsLog
-from pav_jax.runs.inspect import page
+from pav_jax.runs.inspect import ScoreFn, page
 from pav_jax.training import verifier_evaluation as evaluation
 from pav_jax.training.labelling import Examples
 from pav_jax.training.verifier_evaluation import References
@@ -40,7 +39,7 @@ def validation(
 
 def final(
   workdir: pathlib.Path,
-  verifier: Verifier,
+  score_fn: ScoreFn,
   problem: Any,
   validation: StepTargets,
   test: StepTargets,
@@ -57,7 +56,7 @@ def final(
 
   Args:
     workdir: gets the files.
-    verifier: the one that is kept.
+    score_fn: logits of the verifier that is kept.
     problem: of the traces.
     validation: traces for thresholds.
     test: traces for everything else.
@@ -74,19 +73,17 @@ def final(
   """
   validation = evaluation.references(problem, validation, exact)
   test = evaluation.references(problem, test, exact)
-  logit = evaluation.score(verifier, test.targets)
+  logit = score_fn(test.targets)
   q_hat = scipy.special.expit(logit)
   tested = evaluation.measure(q_hat, test)
   if test.alive is not None:
-    q_validation = scipy.special.expit(
-      evaluation.score(verifier, validation.targets)
-    )
+    q_validation = scipy.special.expit(score_fn(validation.targets))
     tested["first_error"] = evaluation.locate_first_errors(
       (q_validation, validation), (q_hat, test)
     )
   if process_bench:
     tested["process_bench"] = process_bench_scores(
-      verifier, problem, process_bench
+      score_fn, problem, process_bench
     )
   more = {}
   if calibration is not None:
@@ -105,7 +102,7 @@ def final(
   written.append(
     page(
       workdir / "inspect.html",
-      {"verifier": verifier},
+      {"verifier": score_fn},
       problem,
       test.targets,
       exact=exact,
@@ -118,12 +115,12 @@ def final(
 
 
 def process_bench_scores(
-  verifier: Any, problem: Any, files: Sequence[str | os.PathLike]
+  score_fn: ScoreFn, problem: Any, files: Sequence[str | os.PathLike]
 ) -> dict[str, Any]:
   """First-error scores on files in ProcessBench's format.
 
   Args:
-    verifier: as of `verifier_evaluation.score`.
+    score_fn: logits of a verifier.
     problem: has a vocabulary and a delimiter.
     files: one to choose the threshold on, and one to report on.
 
@@ -139,7 +136,7 @@ def process_bench_scores(
       delimiter=problem.delimiter,
       pad_id=problem.vocabulary.pad_id,
     )
-    logit = evaluation.score(verifier, _unlabelled(rollout))
+    logit = score_fn(_unlabelled(rollout))
     mask = np.asarray(steps.step_mask(rollout.prefix_len))
     labels = np.array([sample.label for sample in samples], np.int32)
     parts.append((scipy.special.expit(logit)[:, 1:], mask, labels))

@@ -90,7 +90,7 @@ def evaluate(
 
   Args:
     policy: a `LanguageModel`.
-    params: of its network, on this process's devices.
+    params: of its network, see `processes.to_sample`.
     key: the run's key. The same key gives the same samples at equal params, so
       evaluations of one run differ by its params alone.
     problem: a text problem: `prompts`, `prompt_lengths`, `outcomes`, and
@@ -98,8 +98,8 @@ def evaluate(
     problem_id: the problems.
     num_samples: N responses to each.
     rows_per_call: responses sampled at a time; bounds memory.
-    observe: is shown the responses of each call of this process, those that
-      fill up the last one left out.
+    observe: is shown the responses of each call of this process (those of all
+      where they sample together), those that fill up the last one left out.
 
   Raises:
     ValueError: if there are no problems or samples.
@@ -110,7 +110,7 @@ def evaluate(
   if num_samples < 1:
     raise ValueError(f"num_samples is {num_samples}, expected >= 1")
   start = time.monotonic()
-  problem_id = problem_id[processes.share(len(problem_id))]
+  problem_id = problem_id[processes.share_of(policy, len(problem_id))]
   each = min(max(1, rows_per_call // num_samples), max(1, len(problem_id)))
   num_correct, num_tokens, counts = [np.zeros(0, np.int64)], 0, []
   for first in range(0, len(problem_id), each):
@@ -130,17 +130,22 @@ def evaluate(
     rollout = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], rollout)
     if observe:
       observe(rollout)
-    outcomes = problem.outcomes(rollout).reshape(valid, num_samples)
+    outcomes = processes.grade(problem, rollout, policy)
+    outcomes = outcomes.reshape(valid, num_samples)
     num_correct.append(outcomes.sum(-1).astype(np.int64))
     lengths = rollout.prefix_len[:, -1] - rollout.prefix_len[:, 0]
     num_tokens += int(lengths.sum())
     if hasattr(problem, "error_counts"):
       counts.append(problem.error_counts(rollout))
-  counts = processes.gather_objects(counts)
+  num_correct = np.concatenate(num_correct)
+  if not processes.together(policy):
+    counts = processes.gather_objects(counts)
+    num_correct = processes.gather(num_correct)
+    num_tokens = int(processes.gather(np.array([num_tokens])).sum())
   return Evaluation(
-    processes.gather(np.concatenate(num_correct)),
+    num_correct,
     num_samples,
-    int(processes.gather(np.array([num_tokens])).sum()),
+    num_tokens,
     time.monotonic() - start,
     functools.reduce(operator.add, counts) if counts else None,
   )

@@ -3,20 +3,26 @@
 A process has devices of its own, and all processes' devices make up the mesh.
 Training runs on the mesh. What is sampled and graded on the way is divided by
 problems: each process samples with its own devices, from a copy of the
-parameters, and grades what it has sampled. In a single process nothing here
-does anything.
+parameters, and grades what it has sampled. Where the parameters are split over
+the devices of several processes, these sample together instead, and divide only
+the grading. In a single process nothing here does anything.
 """
 
+import dataclasses
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
+
+from pav_jax.models import partitioning
+from pav_jax.models.partitioning import Layout
+from pav_jax.policies.language_model import LanguageModel
+from pav_jax.types import Rollout
 
 
 def is_first() -> bool:
@@ -70,41 +76,87 @@ def agree(found: Any) -> Any:
   return gather_objects([found])[0]
 
 
-def on_own_devices(tree: PyTree) -> PyTree:
-  """Copies of arrays for this process's devices; all processes take part.
+def led(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+  """A function that process 0 calls and the others `follow`.
 
-  What every device has as a whole is handed on as it is. If something is split
-  it is gathered, and split over this process's devices, along the axis that was
-  split or else the longest that they divide.
+  Args:
+    fn: a program of all processes. Its argument goes to all of them.
   """
-  arrays, form = jax.tree.flatten(tree)
-  if jax.process_count() == 1:
-    return tree
-  if all(x.is_fully_replicated for x in arrays):
-    return form.unflatten(x.addressable_data(0) for x in arrays)
-  own = jax.local_devices()
-  devices = sorted(jax.devices(), key=lambda x: (x.process_index, x.id))
-  devices = np.array(devices).reshape(-1, len(own))
-  everywhere = Mesh(devices, ("process", "own"))
-  here = Mesh(devices[jax.process_index()], ("own",))
 
-  def spec(x):
-    even = [axis for axis in range(x.ndim) if not x.shape[axis] % len(own)]
-    if not even:
-      return PartitionSpec()
-    part = x.sharding.shard_shape(x.shape)
-    best = max(even, key=lambda i: (part[i] < x.shape[i], x.shape[i]))
-    return PartitionSpec(*[None] * best, "own")
+  def call(argument):
+    agree((argument,))
+    return fn(argument)
 
-  def local(x, axes):
-    return jax.make_array_from_single_device_arrays(
-      x.shape,
-      NamedSharding(here, axes),
-      [shard.data for shard in x.addressable_shards],
-    )
+  return call
 
-  specs = [spec(x) for x in arrays]
-  gathered = jax.device_put(
-    arrays, [NamedSharding(everywhere, axes) for axes in specs]
-  )
-  return form.unflatten(map(local, gathered, specs))
+
+def follow(fn: Callable[[Any], Any]) -> None:
+  """Calls a function whenever process 0 does, until that `dismiss`es."""
+  while called := agree(None):
+    fn(*called)
+
+
+def dismiss() -> None:
+  """Process 0 will call no more."""
+  agree(None)
+
+
+def to_sample(
+  policy: LanguageModel, params: PyTree, layout: Layout | None
+) -> tuple[LanguageModel, PyTree]:
+  """A policy as it samples while its parameters are trained.
+
+  Where devices have all parameters, each process samples with one of its own.
+  Where parameters are split they stay where they are, and the policy's layout
+  says so: all processes sample together then, and each has all responses.
+
+  Args:
+    policy: whose network it is.
+    params: of the network, as `layout` has them.
+    layout: of the training; None for one device.
+  """
+  if layout is None:
+    return policy, params
+  if layout.splits_parameters:
+    return dataclasses.replace(policy, layout=layout), params
+  return policy, on_own_device(params)
+
+
+def on_own_device(tree: PyTree) -> PyTree:
+  """Copies on this process's first device of arrays that each has whole."""
+  return jax.tree.map(partitioning.own, tree)
+
+
+def together(network: Any) -> bool:
+  """Whether a policy or verifier is split over devices of other processes.
+
+  All processes have to call it then, with the same rows; and all get the same.
+  """
+  layout = getattr(network, "layout", None)
+  return layout is not None and layout.spans_processes
+
+
+def share_of(network: Any, number: int) -> slice:
+  """The part of a number of things for which this process calls a network."""
+  return slice(number) if together(network) else share(number)
+
+
+def grade(
+  problem: Any, rollout: Rollout, policy: Any
+) -> Float[np.ndarray, "B"]:
+  """Outcomes of responses; processes that have the same ones divide them.
+
+  Args:
+    problem: has `outcomes(rollout)`.
+    rollout: of numpy arrays, at least one row.
+    policy: that sampled it.
+  """
+  if not together(policy):
+    return np.asarray(problem.outcomes(rollout), np.float32)
+  # Each has a row at least, though none may be its share.
+  number = len(rollout.tokens)
+  rows = np.arange(number)[share(number)]
+  graded = rows if len(rows) else [0]
+  some = jax.tree.map(lambda x: np.asarray(x)[graded], rollout)
+  found = np.asarray(problem.outcomes(some), np.float32)
+  return gather(found[: len(rows)])

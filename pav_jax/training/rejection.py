@@ -32,7 +32,7 @@ def sample_correct(
 
   Args:
     policy: samples them.
-    params: of its network, on this process's devices.
+    params: of its network, see `processes.to_sample`.
     key: of the samples.
     problem: a text problem.
     num_problems: of the split, from its first on.
@@ -47,7 +47,7 @@ def sample_correct(
     ValueError: if no response is correct.
   """
   problem_id = problem.problem_ids(split, 0, num_problems)
-  problem_id = problem_id[processes.share(num_problems)]
+  problem_id = problem_id[processes.share_of(policy, num_problems)]
   each = min(max(1, rows_per_call // num_samples), max(1, len(problem_id)))
   found = []
   for first in range(0, len(problem_id), each):
@@ -63,11 +63,12 @@ def sample_correct(
     )
     rows = min(each, len(problem_id) - first) * num_samples
     rollout = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], rollout)
-    outcome = np.asarray(problem.outcomes(rollout), np.float32)
+    outcome = processes.grade(problem, rollout, policy)
     rollout = dataclasses.replace(rollout, outcome=outcome)
     kept = _distinct(rollout) & (outcome > 0)
     found.append(jax.tree.map(lambda x, k=kept: x[k], rollout))
-  found = processes.gather_objects(found)
+  if not processes.together(policy):
+    found = processes.gather_objects(found)
   correct = jax.tree.map(lambda *x: np.concatenate(x), *found)
   if not len(correct.tokens):
     raise ValueError(

@@ -106,7 +106,8 @@ def judge(
     observe=observe,
   )
   responses = len(found.num_correct) * found.num_samples
-  kls, entropies, rows = map(processes.gather_objects, (kls, entropies, rows))
+  if not processes.together(policy):
+    kls, entropies, rows = map(processes.gather_objects, (kls, entropies, rows))
   return {
     "accuracy": found.accuracy,
     **{f"pass_at_{k}": found.pass_at_k(k) for k in held_out.ks},

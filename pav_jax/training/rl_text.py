@@ -117,6 +117,8 @@ def init_state(
     params if arm.uses_policy else (),
     jnp.float32(arm.ks[0]),
   )
+  # Parts that begin as the same arrays go different ways.
+  state = jax.tree.map(jnp.copy, state)
   if layout is None:
     return state
   # Counters and the like are not made from parameters, and lie on one device.
@@ -143,9 +145,9 @@ class Trainer:
     num_problems: in a batch, from the train split, each once before any twice.
     num_samples: responses to each, at least 1.
     layout: of the state and of batches while they are learnt from; None to
-      leave everything on one device. Several processes need one. Each of them
-      samples and grades its share of a batch's problems with its own devices,
-      and all learn together from what they have gathered.
+      leave everything on one device. Several processes need one. All learn
+      together from what they have gathered; how they sample it
+      `processes.to_sample` says.
   """
 
   arm: LanguageArm
@@ -157,8 +159,18 @@ class Trainer:
   num_samples: int
   layout: Layout | None = None
 
+  def __post_init__(self):
+    split = self.layout is not None and self.layout.splits_parameters
+    if processes.together(self.arm.reward.prover) and not split:
+      raise ValueError(
+        f"the prover of {self.arm.name} is split over processes and the policy "
+        "is not, expected both or neither: fixed_verifier.mesh is not the "
+        "run's mesh, or that does not split parameters"
+      )
+
   def sample(self, params: PyTree, iteration: int) -> Rollout:
-    """Responses to this process's share of the problems, not graded."""
+    """Responses to the problems, or this process's share; not graded."""
+    policy, params = self.to_sample(params)
     size = self.problem.split_size("train")
     first = iteration * self.num_problems
     at = (first + np.arange(self.num_problems, dtype=np.int64)) % size
@@ -166,8 +178,8 @@ class Trainer:
       [self.problem.problem_ids("train", int(i), int(i) + 1) for i in at]
       if at[0] > at[-1]
       else [self.problem.problem_ids("train", int(at[0]), int(at[-1]) + 1)]
-    )[processes.share(self.num_problems)]
-    return self.policy.sample(
+    )[processes.share_of(policy, self.num_problems)]
+    return policy.sample(
       params,
       jax.random.fold_in(self.key, _SAMPLE),
       self.problem.prompts(ids),
@@ -177,18 +189,24 @@ class Trainer:
       first_sample=first // size * self.num_samples,
     )
 
+  def to_sample(self, params: PyTree) -> tuple[LanguageModel, PyTree]:
+    """The policy and its parameters, see `processes.to_sample`."""
+    return processes.to_sample(self.policy, params, self.layout)
+
   def values(self, state: RlState, rollout: Rollout) -> Any:
     """The prover's values of all prefixes for one sample, [B, P], or None."""
     prover = self.arm.reward.prover
     if prover is None:
       return None
     if self.arm.uses_policy:
-      params = processes.on_own_devices(state.prover)
-      prover = prover.with_policy(self.policy, params)
+      prover = prover.with_policy(*self.to_sample(state.prover))
     key = jax.random.fold_in(self.key, _PROVE)
-    if hasattr(prover, "logits"):  # a verifier, which runs on the device
-      return _call(prover, key, rollout)
-    return prover(key, rollout)
+    if not hasattr(prover, "logits"):
+      return prover(key, rollout)
+    # A verifier, which runs on the device.
+    if not processes.together(prover):
+      rollout = jax.tree.map(partitioning.own, rollout)
+    return _call(prover, rollout)
 
   def iterate(
     self, state: RlState, iteration: int, scale: float
@@ -209,13 +227,15 @@ class Trainer:
     arm = self.arm
     every = arm.refresh_every
     if arm.uses_policy and every and iteration % every == 0:
-      state = dataclasses.replace(state, prover=state.params)
-    rollout = self.sample(processes.on_own_devices(state.params), iteration)
-    logp_ref = logp(self.policy, self.reference, rollout)
+      prover = jax.tree.map(jnp.copy, state.params)
+      state = dataclasses.replace(state, prover=prover)
+    rollout = self.sample(state.params, iteration)
+    sampler, reference = self.to_sample(self.reference)
+    logp_ref = logp(sampler, reference, rollout)
     q = self.values(state, rollout)
     host = jax.tree.map(np.asarray, rollout)
     host = dataclasses.replace(
-      host, outcome=np.asarray(self.problem.outcomes(host), np.float32)
+      host, outcome=processes.grade(self.problem, host, sampler)
     )
     rollout = dataclasses.replace(rollout, outcome=jnp.asarray(host.outcome))
     policy = self.policy
@@ -223,13 +243,15 @@ class Trainer:
     if self.layout:
       policy = dataclasses.replace(policy, layout=self.layout)
       batch = jax.tree.map(np.asarray, (host, logp_ref, q))
-      host, logp_ref, q = jax.tree.map(processes.gather, batch)
+      if not processes.together(sampler):
+        batch = jax.tree.map(processes.gather, batch)
+      host, logp_ref, q = batch
       scored = q
       rollout, logp_ref, q = partitioning.put(
         (host, logp_ref, q), partitioning.over_batch(self.layout.mesh)
       )
     choose = isinstance(arm.k, AdaptiveK) and iteration % arm.k.every == 0
-    before = state
+    where = jax.tree.map(lambda x: x.sharding, state)
     state, metrics = learn(
       policy,
       (
@@ -248,7 +270,6 @@ class Trainer:
       choose_by=arm.k.by if isinstance(arm.k, AdaptiveK) else "progress",
     )
     if self.layout:
-      where = jax.tree.map(lambda x: x.sharding, before)
       state = jax.device_put(state, where)
 
     def finish() -> dict[str, float]:
@@ -260,8 +281,8 @@ class Trainer:
 
 
 @jax.jit
-def _call(prover, key, rollout):
-  return prover(key, rollout)
+def _call(prover, rollout):
+  return prover(None, rollout)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -269,11 +290,13 @@ def logp(
   policy: LanguageModel, params: PyTree, rollout: Rollout
 ) -> Float[Array, "B T"]:
   """`policy.logp`, compiled."""
-  return policy.logp(params, rollout)
+  return partitioning.constrain(policy.layout, policy.logp(params, rollout))
 
 
 @functools.partial(
-  jax.jit, static_argnames=("policy", "num_updates", "choose_by")
+  jax.jit,
+  static_argnames=("policy", "num_updates", "choose_by"),
+  donate_argnames="state",
 )
 def learn(
   policy: LanguageModel,
@@ -294,7 +317,7 @@ def learn(
   Args:
     policy: static.
     algorithm: reward, update and baseline; the reward's prover is not called.
-    state: before.
+    state: before; its memory is used for the next one's.
     rollout: graded.
     q_prover: values of prefixes for one sample; None for outcomes alone.
     logp_ref: of the tokens under the start, in nats.

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+from pav_jax.models import partitioning
 
 
 @jax.tree_util.register_dataclass
@@ -43,11 +44,7 @@ def sha256(tree: PyTree) -> str:
   """
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(tree):
-    if isinstance(leaf, jax.Array) and not (
-      leaf.is_fully_addressable or leaf.is_fully_replicated
-    ):
-      leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+    digest.update(np.ascontiguousarray(partitioning.to_host(leaf)).tobytes())
   return digest.hexdigest()
 
 
@@ -100,14 +97,9 @@ def _mix(x: jax.Array) -> jax.Array:
 
 def _digest(tree: PyTree) -> dict[str, str]:
   """What a checkpoint says of its arrays, by the name of the way."""
-  if all(
-    not isinstance(x, jax.Array)
-    or x.is_fully_addressable
-    or x.is_fully_replicated
-    for x in jax.tree.leaves(tree)
-  ):
-    return {"sha256": sha256(tree)}
-  return {"checksum": checksum(tree)}
+  if any(map(partitioning.is_split, jax.tree.leaves(tree))):
+    return {"checksum": checksum(tree)}
+  return {"sha256": sha256(tree)}
 
 
 class _Manager(ocp.CheckpointManager):

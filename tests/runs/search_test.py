@@ -7,10 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.models import hf, transformer
+from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models import verifier as verifier_network
 from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.verifier import VerifierConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
+from pav_jax.provers import verifier
 from pav_jax.provers.rollout_values import ClosedForm
 from pav_jax.runs import search_arms
 from pav_jax.runs.search import Tuning, compare_searches
@@ -200,3 +203,46 @@ def test_arms_are_settings_of_searches():
   settings = Arm("trees", beams_per_tree=4, num_candidates=2).settings(8, 5)
   assert (settings.num_trees, settings.num_candidates) == (2, 2)
   assert Arm("trees", beams_per_tree=4).settings(2, 5).num_trees == 1
+
+
+def test_a_mesh_finds_what_one_device_finds(policy, tmp_path):
+  """Networks split over four devices; values differ by rounding alone."""
+  config = VerifierConfig(CONFIG, 2)
+  params = verifier_network.init_all(config)
+  params["head"] = jax.tree.map(lambda x: x + 0.5, params["head"])
+  verifier.save(
+    tmp_path / "verifier",
+    config,
+    params,
+    identity=identity(PROBLEM.vocabulary, PROBLEM.delimiter),
+  )
+  found = []
+  for name, mesh in (
+    ("whole", None),
+    ("split", partitioning.make_mesh(2, 2, devices=jax.devices()[:4])),
+  ):
+    loaded = verifier.load(tmp_path / "verifier", mesh=mesh)
+    assert (loaded.layout is None) == (mesh is None)
+    run(tmp_path / name, policy, verifier=loaded, mesh=mesh)
+    found.append(read(tmp_path / name))
+  whole, split = found
+  assert len(whole) == len(split) > NUM
+  for one, other in zip(whole, split, strict=True):
+    assert one.keys() == other.keys()
+    for field, value in one.items():
+      if field == "seconds":
+        continue
+      if isinstance(value, float):
+        assert other[field] == pytest.approx(value, abs=1e-5), field
+      elif isinstance(value, list):
+        np.testing.assert_allclose(other[field], value, atol=1e-5)
+      else:
+        assert other[field] == value, field
+
+
+def test_a_mesh_of_other_processes_is_refused(policy, tmp_path, monkeypatch):
+  mesh = partitioning.make_mesh(2, 2, devices=jax.devices()[:4])
+  local = jax.devices()[:2]
+  monkeypatch.setattr(jax, "local_devices", lambda: local)
+  with pytest.raises(ValueError, match="expected make_mesh"):
+    run(tmp_path, policy, mesh=mesh)

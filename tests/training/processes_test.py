@@ -1,11 +1,20 @@
 """A single process; several are in tests/runs/hosts_test.py."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from pav_jax.models import partitioning
+from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import preset
+from pav_jax.policies.language_model import LanguageModel
 from pav_jax.training import processes
+
+POLICY = LanguageModel(
+  preset("tiny"), 1, [False, False, True] + [False] * 125, 8, 2
+)
 
 
 def test_a_single_process_has_it_all():
@@ -16,7 +25,22 @@ def test_a_single_process_has_it_all():
   assert processes.gather(rows) is rows
   assert processes.gather_objects(["a", 1]) == ["a", 1]
   assert processes.agree(tree) is tree
-  assert processes.on_own_devices(tree) is tree
+  assert processes.led(lambda x: x[0])([5]) == 5
+  assert not processes.together(POLICY)
+  assert processes.share_of(POLICY, 5) == slice(0, 5)
+
+
+def test_a_policy_samples_where_its_parameters_are():
+  """Split they stay so, and the policy is told; otherwise it is as it was."""
+  params = {"w": jnp.ones(8)}
+  assert processes.to_sample(POLICY, params, None) == (POLICY, params)
+  for sizes, split in (((8, 1, 1), False), ((2, 4, 1), True)):
+    layout = Layout(partitioning.make_mesh(*sizes))
+    assert layout.splits_parameters == split
+    assert not layout.spans_processes
+    policy, placed = processes.to_sample(POLICY, params, layout)
+    assert policy.layout == (layout if split else None)
+    assert placed["w"] is params["w"]
 
 
 @pytest.mark.parametrize("number, count", [(10, 4), (3, 4), (0, 2), (8, 8)])

@@ -1,4 +1,4 @@
-"""The networks that collect: read from checkpoints, and told apart."""
+"""Networks that runs use as they are: read from checkpoints, told apart."""
 
 import dataclasses
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def layout_of(mesh: jax.sharding.Mesh | None) -> Layout | None:
   if set(mesh.devices.flat) - set(jax.local_devices()):
     raise ValueError(
       "mesh has devices of other processes, expected make_mesh.local = True: "
-      "each process collects for itself"
+      "each process has networks of its own"
     )
   return Layout(mesh)
 
