@@ -344,6 +344,14 @@ class Chain(text.GeneratedProblem):
     alive = steps.right if self.grading == "every" else steps.legal
     return ~np.where(steps.ended, self._success(rollout, steps), alive)
 
+  def well_formed(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
+    """Prefixes that keep to the form of a solution, right or not: [B, H + 1].
+
+    Every line copies the problem and the current value, and the response does
+    not end early. No result is looked at.
+    """
+    return self.steps(rollout).legal
+
   def teacher_values(self, rollout: Rollout) -> Float[np.ndarray, "B P"]:
     """The probability that the teacher, going on from a prefix, is correct.
 

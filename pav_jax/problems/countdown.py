@@ -347,3 +347,16 @@ class Countdown(text.GeneratedProblem):
         alive = target in self.reachable(numbers)
         dead[row, h] = not alive or (ended[h] and len(numbers) > 1)
     return np.take_along_axis(dead, at, -1)
+
+  def well_formed(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
+    """Prefixes of legal steps alone, promising or not: bool[B, H + 1].
+
+    Raises:
+      ValueError: as of `dead_prefixes`.
+    """
+    at = self.steps_before(rollout)
+    legal = np.zeros((len(at), int(at.max()) + 1), bool)
+    for row, (states, _, _) in enumerate(self._rows(rollout)):
+      states = states[: legal.shape[1]]
+      legal[row, : len(states)] = [numbers is not None for numbers in states]
+    return np.take_along_axis(legal, at, -1)

@@ -108,6 +108,47 @@ class WithinLimit:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
+class WellFormed:
+  """Another prover's values, and 0 of prefixes that are no solution's in form.
+
+  A verifier has read what one policy writes. What it says of anything else
+  means nothing, and a policy that is trained by it finds what it overrates:
+  random tokens, for one. Problems tell form from content.
+
+  Attributes:
+    prover: `(key, rollout) -> q`, such as a `provers.verifier.Verifier`.
+    problem: has `well_formed(rollout)`.
+    pad_id: the padding token; a prefix with it is worth nothing.
+  """
+
+  prover: Any
+  problem: Any
+  pad_id: int = 0
+
+  def __call__(
+    self, key: jax.Array | None, rollout: Rollout
+  ) -> Float[np.ndarray, "B P"]:
+    """float32 values of all prefixes."""
+    q = _values(self.prover, key, rollout)
+    cut, beyond = cut_at_padding(jax.tree.map(np.asarray, rollout), self.pad_id)
+    formed = self.problem.well_formed(cut) & ~beyond
+    return np.where(formed, np.asarray(q), 0.0).astype(np.float32)
+
+
+def _values(prover, key, rollout):
+  """A prover's values, by a compiled program if it is one for the device."""
+  if hasattr(prover, "logits"):
+    return _compiled_values(prover, rollout)
+  return prover(key, rollout)
+
+
+@jax.jit
+def _compiled_values(prover, rollout):
+  return prover(None, rollout)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
 class OwnCompletions:
   """Monte-Carlo values on the fly, of the policy that is trained (Sec. 7).
 

@@ -77,12 +77,13 @@ def grid(
 
 def described(arm: LanguageArm) -> str:
   """The arm for a checkpoint's configuration; a verifier by its digest."""
-  prover = arm.reward.prover
+  reward = dataclasses.replace(arm.reward, prover=_described(arm.reward.prover))
+  return repr(dataclasses.replace(arm, reward=reward))
+
+
+def _described(prover: Any) -> Any:
   if hasattr(prover, "params"):
-    name = f"{type(prover).__name__} {sha256(prover.params)}"
-    return repr(
-      dataclasses.replace(
-        arm, reward=dataclasses.replace(arm.reward, prover=name)
-      )
-    )
-  return repr(arm)
+    return f"{type(prover).__name__} {sha256(prover.params)}"
+  if dataclasses.is_dataclass(prover) and hasattr(prover, "prover"):
+    return dataclasses.replace(prover, prover=_described(prover.prover))
+  return prover

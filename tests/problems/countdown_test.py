@@ -91,6 +91,19 @@ def test_results_are_positive_whole_and_in_range(line):
   prompt = problem.vocabulary.encode("3,7,8,25=92:")
   rollout = rollout_of(problem, prompt, [line + "\n"])
   assert problem.dead_prefixes(rollout).tolist() == [[False, True, True, True]]
+  formed = problem.well_formed(rollout).tolist()
+  assert formed == [[True, False, False, False]]
+
+
+def test_a_hopeless_prefix_keeps_to_the_form():
+  problem = Countdown()
+  prompt = problem.vocabulary.encode("3,8,8,1=24:")
+  rollout = rollout_of(problem, prompt, ["8/8=1\n3+1=5\n", "8/8=1\n3+1=4\n"])
+  assert problem.dead_prefixes(rollout)[:, 1:].all()
+  assert problem.well_formed(rollout).tolist() == [
+    [True, True, False, False],
+    [True, True, True, True],
+  ]
 
 
 def rollout_of(problem, prompt, texts):

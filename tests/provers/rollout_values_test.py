@@ -11,6 +11,7 @@ from pav_jax.problems.chain import Chain
 from pav_jax.provers.rollout_values import (
   ClosedForm,
   OwnCompletions,
+  WellFormed,
   WithinLimit,
   cut_at_padding,
 )
@@ -41,6 +42,27 @@ def test_what_comes_after_sampled_padding_is_worth_nothing():
   assert (cut.tokens[0, second:] == PAD).all()
   np.testing.assert_array_equal(beyond[0], [False, False, True])
   np.testing.assert_array_equal(cut.prefix_len[1:], RIGHT.prefix_len[1:])
+
+
+def test_only_prefixes_in_form_are_worth_what_the_prover_says():
+  """A wrong result keeps to the form; another operand, or padding, does not."""
+  tokens, at = RIGHT.tokens.copy(), RIGHT.prefix_len[0]
+  integer = PROBLEM.vocabulary.first_integer
+  result, operand = at[1] - 2, at[1] + 2
+  tokens[1, result] = integer + (tokens[1, result] - integer + 1) % 4
+  tokens[1, at[1]] = tokens[1, result]
+  tokens[2, operand] = integer + (tokens[2, operand] - integer + 1) % 4
+  tokens[3, at[1]] = PAD
+  rollout = dataclasses.replace(RIGHT, tokens=tokens)
+
+  def half(key, rollout):
+    del key
+    return np.full(rollout.prefix_len.shape, 0.5)
+
+  q = WellFormed(half, PROBLEM)(None, rollout)
+  formed = [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]
+  np.testing.assert_array_equal(q, 0.5 * np.array(formed))
+  assert q.dtype == np.float32
 
 
 def test_a_prefix_that_cannot_be_completed_is_worth_nothing():

@@ -10,8 +10,8 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers.adaptive import AdaptiveK
-from pav_jax.provers.rollout_values import OwnCompletions
-from pav_jax.runs import rl, rl_report
+from pav_jax.provers.rollout_values import OwnCompletions, WellFormed
+from pav_jax.runs import rl, rl_arms, rl_report
 from pav_jax.training.baselines import GroupMean
 from pav_jax.training.probes import Thresholds
 from pav_jax.training.rewards import Reward
@@ -257,3 +257,23 @@ def test_on_a_mesh_that_splits_the_policy_it_learns_the_same(start, tmp_path):
     )
   assert np.min(whole["gradient_norm"]) > 0.01
   assert found[0]["pass_at_k"] == found[1]["pass_at_k"]
+
+
+def test_arms_are_described_by_the_digest_of_their_verifier():
+  """Also of one within another prover; runs of other verifiers are others."""
+
+  def arm(prover):
+    return dataclasses.replace(PAV, reward=Reward(prover, 1.0))
+
+  @dataclasses.dataclass(frozen=True)
+  class Fake:
+    params: dict
+
+  one, other = (Fake({"w": np.full(3, x)}) for x in (0.0, 1.0))
+  found = [
+    rl_arms.described(arm(prover))
+    for prover in (one, other, WellFormed(one, None), WellFormed(other, None))
+  ]
+  assert len(set(found)) == 4
+  assert all("array" not in text for text in found)
+  assert rl_arms.described(OUTCOME) == repr(OUTCOME)
