@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from pav_jax.reporting import plots
 
@@ -111,38 +112,51 @@ def curves(
 
 def regimes(
   workdir: str | os.PathLike,
-  start: Sequence[float],
-  ratios: Mapping[str, Sequence[Sequence[float]]],
+  found: Sequence[Mapping[str, Any]],
+  names: Sequence[str],
 ) -> pathlib.Path:
-  """How many times fewer iterations, against where training starts.
+  """How many times fewer iterations, by start and by the accuracy reached.
 
   Args:
     workdir: where `regimes.png` goes.
-    start: accuracy of each regime's start.
-    ratios: arm -> for each regime the ratios of its seeds; may be empty where
-      an accuracy was never reached.
+    found: regimes in order of their start, as of `runs.rl_regimes.compare`.
+    names: of arms, a panel each.
   """
   path = pathlib.Path(workdir) / "regimes.png"
   with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(figsize=(6.4, 4))
-    for name, found in ratios.items():
-      known = [(x, r) for x, r in zip(start, found, strict=True) if len(r)]
-      (line,) = axes.plot(
-        [x for x, _ in known], [np.median(r) for _, r in known], label=name
-      )
-      for x, r in known:
-        axes.plot(
-          [x] * len(r), r, ".", color=line.get_color(), alpha=0.5, markersize=5
-        )
-    axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(
-      xscale="log",
-      yscale="log",
-      xlabel="accuracy at the start",
-      ylabel="iterations of outcome-only over the arm's",
+    figure, axes = plt.subplots(
+      1,
+      len(names),
+      figsize=(4.2 * len(names), 3.8),
+      sharex=True,
+      sharey=True,
+      squeeze=False,
     )
-    axes.set_title("line: median of seeds; points: seeds", fontsize="medium")
-    axes.legend()
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(found)))
+    for ax, name in zip(axes[0], names, strict=True):
+      for regime, color in zip(found, colors, strict=True):
+        levels = regime["arms"].get(name, {}).get("levels", {})
+        known = sorted((float(x), of) for x, of in levels.items())
+        if not known:
+          continue
+        ax.plot(
+          [x for x, _ in known],
+          [of["median"] for _, of in known],
+          color=color,
+          label=f"{100 * regime['start']:.2g} %",
+        )
+        for x, of in known:
+          ratios = [r for r in of["ratios"] if r > 0]
+          marker = "^" if of["is_bound"] else "."
+          ax.plot([x] * len(ratios), ratios, marker, color=color, alpha=0.5)
+      ax.axhline(1.0, color="black", linewidth=0.8)
+      ax.set(xscale="log", yscale="log", xlabel="accuracy reached", title=name)
+      ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+      ax.yaxis.set_major_formatter(ScalarFormatter())
+      ax.yaxis.set_minor_formatter(NullFormatter())
+      ax.set_yticks([1, 2, 3, 5, 10])
+    axes[0, 0].set_ylabel("times fewer iterations than outcome-only")
+    axes[0, 0].legend(title="accuracy at the start")
     figure.savefig(path)
     plt.close(figure)
   return path

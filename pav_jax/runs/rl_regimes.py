@@ -20,46 +20,46 @@ from pav_jax.reporting.metrics import write_config, write_report
 def compare(report: Mapping[str, Any], first: str) -> dict[str, Any]:
   """One comparison's arms beside its first.
 
-  The level is the highest of those counted that the first arm's median seed
-  reaches, if the start is not above it already. If there is none, the first arm
-  is taken to reach each arm's own level when the run ends: ratios are then
-  bounds from below.
+  A ratio is the first arm's median iterations to an accuracy over a seed's.
+  Where the first arm's median seed does not get there it is taken to do so as
+  the run ends: the ratio is then a bound from below.
 
   Args:
     report: as `runs.rl.reinforce` writes it.
     first: the arm that others are compared with, outcomes alone.
 
   Returns:
-    `start`, the accuracy before training, and for each arm `level`, `ratios`,
-    the first arm's median iterations to it over each seed's, empty for seeds
-    that never reach it, `is_bound`, and `points`, by how many percentage points
-    the accuracy at the end is higher than the first arm's mean.
+    `start`, the accuracy before training, and for each arm `levels` and
+    `points`, by how many percentage points the accuracy at the end is higher
+    than the first arm's mean. `levels` has, for each accuracy counted that is
+    1.5 times the start or more and that the arm's median seed reaches,
+    `ratios`, `median`, and `is_bound`. Seeds that never reach it have ratio 0.
   """
   arms, start = report["arms"], report["start"]["accuracy"]
   length = len(arms[first]["curves"]["accuracy"][0])
 
-  def median(name, level):
-    counts = arms[name]["iterations_to"][level]
-    return float(np.median([math.inf if c is None else c for c in counts]))
+  def counts(name, level):
+    found = arms[name]["iterations_to"][level]
+    return np.array([math.inf if c is None else c for c in found], float)
 
-  levels = [x for x in arms[first]["iterations_to"] if float(x) > 1.5 * start]
-  reached = [x for x in levels if math.isfinite(median(first, x))]
-  out = {"start": start, "arms": {}}
   mean = float(np.mean(arms[first]["accuracy"]))
+  out = {"start": start, "arms": {}}
   for name, found in arms.items():
     if name == first:
       continue
-    own = [x for x in levels if math.isfinite(median(name, x))]
-    level = reached[-1] if reached else (own[-1] if own else None)
-    ratios = []
-    if level is not None:
-      base = median(first, level) if reached else float(length)
-      counts = found["iterations_to"][level]
-      ratios = [base / c for c in counts if c is not None]
+    levels = {}
+    for level in found["iterations_to"]:
+      own, base = counts(name, level), float(np.median(counts(first, level)))
+      if float(level) <= 1.5 * start or not math.isfinite(np.median(own)):
+        continue
+      ratios = min(base, length) / own
+      levels[level] = {
+        "ratios": ratios.tolist(),
+        "median": float(np.median(ratios)),
+        "is_bound": not math.isfinite(base),
+      }
     out["arms"][name] = {
-      "level": None if level is None else float(level),
-      "ratios": ratios,
-      "is_bound": not reached,
+      "levels": levels,
       "points": [100 * (a - mean) for a in found["accuracy"]],
     }
   return out
@@ -102,34 +102,33 @@ def regime_map(
     found[pathlib.Path(path).parent.name] = compare(report, first)
   ordered = sorted(found.values(), key=lambda regime: regime["start"])
   names = list(dict.fromkeys(n for regime in ordered for n in regime["arms"]))
-  figure = rl_plots.regimes(
-    workdir,
-    [regime["start"] for regime in ordered],
-    {
-      name: [
-        regime["arms"].get(name, {}).get("ratios", []) for regime in ordered
-      ]
-      for name in names
-    },
-  )
+  figure = rl_plots.regimes(workdir, ordered, names)
   write_report(
     workdir / "report.json", experiment=experiment, arms=found, seconds=0.0
   )
-  progress.table(
-    f"{experiment}: iterations of {first} over the arm's, median of seeds "
-    "(> where only a bound is known)",
-    ["start", *names],
-    [
-      [f"{regime['start']:.2%}", *(_cell(regime["arms"].get(n)) for n in names)]
-      for regime in ordered
-    ],
-  )
+  for name in names:
+    shown = [regime for regime in ordered if name in regime["arms"]]
+    levels = sorted(
+      {x for regime in shown for x in regime["arms"][name]["levels"]}, key=float
+    )
+    progress.table(
+      f"{experiment}: iterations of {first} over those of {name}, median of "
+      "seeds (> where only a bound is known)",
+      ["start", *(f"to {float(level):.3g}" for level in levels), "points"],
+      [
+        [
+          f"{regime['start']:.2%}",
+          *(_cell(regime["arms"][name]["levels"].get(x)) for x in levels),
+          f"{np.mean(regime['arms'][name]['points']):+.1f}",
+        ]
+        for regime in shown
+      ],
+    )
   progress.say(f"wrote {figure}")
   return found
 
 
-def _cell(arm: Mapping[str, Any] | None) -> str:
-  if not arm or not arm["ratios"]:
+def _cell(level: Mapping[str, Any] | None) -> str:
+  if level is None:
     return "–"
-  sign = ">" if arm["is_bound"] else ""
-  return f"{sign}{np.median(arm['ratios']):.1f}× at {arm['level']:.0%}"
+  return f"{'>' if level['is_bound'] else ''}{level['median']:.1f}×"

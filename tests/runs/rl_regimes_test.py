@@ -25,23 +25,31 @@ REPORT = {
 }
 
 
-def test_ratios_are_at_the_highest_level_the_first_arm_reaches():
-  # 0.05 is within 1.5 times the start; 0.2 is reached by one seed of two only.
-  # At 0.1 the first arm's median is 50: 50 / 10 and 50 / 25. Its mean is 15 %.
+def test_ratios_are_of_medians_to_levels_well_above_the_start():
+  # 0.05 is within 1.5 times the start. At 0.1 the first arm's median is 50:
+  # 50 / 10 and 50 / 25. At 0.2 one seed of two gets there, so its median does
+  # not, and it counts as 100, the run's length. Its mean is 15 %.
   found = rl_regimes.compare(REPORT, "outcome")
   assert found["start"] == 0.04
   pav = found["arms"]["pav"]
-  assert (pav["level"], pav["ratios"], pav["is_bound"]) == (0.1, [5, 2], False)
+  assert list(pav["levels"]) == ["0.1", "0.2"]
+  tenth, fifth = pav["levels"].values()
+  assert tenth == {"ratios": [5, 2], "median": 3.5, "is_bound": False}
+  np.testing.assert_allclose(fifth["ratios"], [100 / 30, 100 / 40])
+  assert fifth["is_bound"]
   np.testing.assert_allclose(pav["points"], [35, 15])
 
 
-def test_ratios_are_bounds_where_the_first_arm_reaches_nothing():
-  # It has had 100 iterations; 0.2 is the highest that the other reaches.
-  never = {level: [None, None] for level in ("0.05", "0.1", "0.2")}
-  report = REPORT | {"arms": REPORT["arms"] | {"outcome": arm(never, [0, 0])}}
-  pav = rl_regimes.compare(report, "outcome")["arms"]["pav"]
-  assert pav["is_bound"] and pav["level"] == 0.2
-  np.testing.assert_allclose(pav["ratios"], [100 / 30, 100 / 40])
+def test_levels_that_half_of_the_seeds_miss_are_left_out():
+  some = arm({"0.05": [1, 1], "0.1": [10, None], "0.2": [None] * 2}, [0.1, 0])
+  report = REPORT | {"arms": REPORT["arms"] | {"pav": some}}
+  assert not rl_regimes.compare(report, "outcome")["arms"]["pav"]["levels"]
+  three = arm({"0.1": [10, None, 20]}, [0.1, 0, 0.1])
+  report = REPORT | {"arms": REPORT["arms"] | {"pav": three}}
+  [level] = rl_regimes.compare(report, "outcome")["arms"]["pav"][
+    "levels"
+  ].values()
+  assert level == {"ratios": [5, 0, 2.5], "median": 2.5, "is_bound": False}
 
 
 def test_the_map_is_drawn_and_written(tmp_path):
