@@ -90,7 +90,7 @@ def main():
       return rl_text.learn(
         policy,
         algorithm,
-        state,
+        jax.tree.map(jnp.copy, state),  # learning takes it
         graded,
         jnp.asarray(q),
         logp_ref,
@@ -117,7 +117,7 @@ def main():
       print(f"  {part:18} {1000 * spent:8.1f} ms  {spent / total:6.1%}")
 
     def iterate(state=state, trainer=trainer):
-      now, finish = trainer.iterate(state, 0, 1.0)
+      now, finish = trainer.iterate(jax.tree.map(jnp.copy, state), 0, 1.0)
       finish()
       return now
 
