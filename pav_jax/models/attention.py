@@ -3,6 +3,7 @@
 B rows, T queries, S keys, N heads of queries, K of keys and values, H per head.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pav_jax.models.dense import dense
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
@@ -78,17 +80,75 @@ def attend(
     softcap: products x become `softcap · tanh(x / softcap)`.
   """
   batch, length, num_heads, head_dim = query.shape
-  groups = num_heads // key.shape[2]
-  query = query.reshape(batch, length, -1, groups, head_dim)
-  logits = jnp.einsum(
-    "btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32
+  kv_heads = key.shape[2]
+  # Queries that share a key are rows of one product.
+  query = query.reshape(batch, length, kv_heads, -1, head_dim)
+  query = query.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, head_dim)
+  key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+  out = _attend(scale, softcap, query, key, value, mask)
+  out = out.reshape(batch, kv_heads, -1, length, head_dim)
+  return out.transpose(0, 3, 1, 2, 4).reshape(
+    batch, length, num_heads, head_dim
   )
-  logits = softcap * jnp.tanh(logits * (scale / softcap))
-  lowest = jnp.finfo(jnp.float32).min
-  logits = jnp.where(mask[:, None, None], logits, lowest)
-  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-  out = jnp.einsum("bkgts,bskh->btkgh", weights, value)
-  return out.reshape(batch, length, num_heads, head_dim)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _attend(
+  scale: float,
+  softcap: float,
+  query: Float[Array, "B K X H"],
+  key: Float[Array, "B K S H"],
+  value: Float[Array, "B K S H"],
+  mask: Bool[Array, "B T S"],
+) -> Float[Array, "B K X H"]:
+  """`attend` with the X = Q · T queries of a key's head in one axis.
+
+  The backward pass keeps two arrays of the logits' size, where automatic
+  differentiation keeps one for each of several operations.
+  """
+  return _weigh(scale, softcap, query, key, value, mask)[0]
+
+
+def _weigh(scale, softcap, query, key, value, mask):
+  """What is gathered; weights before they are normalised, tanh, and norm."""
+  tanh = jnp.tanh(_products(query, key) * (scale / softcap))
+  logits = softcap * tanh
+  mask = jnp.tile(mask, (1, query.shape[2] // mask.shape[1], 1))[:, None]
+  # Capped logits cannot overflow, unless the cap is high.
+  if softcap > MAX_EXPONENT:
+    seen = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    logits -= jnp.max(seen, axis=-1, keepdims=True)
+  weights = jnp.where(mask, jnp.exp(logits), 0.0)
+  norm = 1 / jnp.sum(weights, axis=-1, keepdims=True)
+  out = norm * _sums(weights, value)
+  return out.astype(value.dtype), weights, tanh, norm
+
+
+@_attend.defjvp
+def _attend_jvp(scale, softcap, primals, tangents):
+  query, key, value, mask = primals
+  query_dot, key_dot, value_dot, _ = tangents
+  out, weights, tanh, norm = _weigh(scale, softcap, query, key, value, mask)
+  slope = weights * (scale * (1 - tanh * tanh))
+  change = slope * (_products(query_dot, key) + _products(query, key_dot))
+  out_dot = _sums(weights, value_dot) + _sums(change, value)
+  out_dot -= out * jnp.sum(change, axis=-1, keepdims=True)
+  return out, (norm * out_dot).astype(out.dtype)
+
+
+def _products(query, key):
+  return jnp.einsum(
+    "bkxh,bksh->bkxs", query, key, preferred_element_type=jnp.float32
+  )
+
+
+def _sums(weights, value):
+  return jnp.einsum(
+    "bkxs,bksh->bkxh",
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
+  )
 
 
 def attend_shared(
@@ -223,8 +283,8 @@ class Attention(nn.Module):
         kernel_init(config.width, "embed", axis, "head_dim"),
         (config.width, heads, config.head_dim),
         jnp.dtype(config.param_dtype),
-      ).astype(x.dtype)
-      y = jnp.einsum("btd,dnh->btnh", x, kernel)
+      )
+      y = dense(x, kernel)
       return constrain(self.layout, y, "sequences", "length", axis, "head_dim")
 
     query = project("query", config.num_heads, "heads")
@@ -245,5 +305,5 @@ class Attention(nn.Module):
       ),
       (config.num_heads, config.head_dim, config.width),
       jnp.dtype(config.param_dtype),
-    ).astype(x.dtype)
-    return jnp.einsum("btnh,nhd->btd", gathered, out), kept
+    )
+    return dense(gathered, out, axes=2), kept

@@ -22,6 +22,7 @@ from pav_jax.models.attention import (
   mix_masked,
   visible,
 )
+from pav_jax.models.dense import dense
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
@@ -63,9 +64,9 @@ class MLP(nn.Module):
     gate = self.param("gate", into, shape, dtype)
     up = self.param("up", into, shape, dtype)
     down = self.param("down", back, shape[::-1], dtype)
-    y = gated_gelu(x @ gate.astype(x.dtype), x @ up.astype(x.dtype))
+    y = gated_gelu(dense(x, gate), dense(x, up))
     y = constrain(self.layout, y, "batch", "length", "mlp")
-    return y @ down.astype(x.dtype)
+    return dense(y, down)
 
 
 class Layer(nn.Module):
