@@ -352,6 +352,12 @@ class Chain(text.GeneratedProblem):
     """
     return self.steps(rollout).legal
 
+  def tokens_left(self, rollout: Rollout) -> Int[np.ndarray, "B P"]:
+    """How many tokens a prefix needs at least to be complete: [B, H + 1]."""
+    steps = self.steps(rollout)
+    left = _STEP * (self.horizon - steps.done)
+    return np.where(steps.ended, 0, left)
+
   def teacher_values(self, rollout: Rollout) -> Float[np.ndarray, "B P"]:
     """The probability that the teacher, going on from a prefix, is correct.
 

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float
 from pav_jax import steps
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.chain_steps import STEP
 from pav_jax.provers.completions import (
   Jobs,
   LanguageModelCompletions,
@@ -96,14 +95,18 @@ class WithinLimit:
 
   def __call__(self, rollout: Rollout) -> Float[np.ndarray, "B P"]:
     """float64[B, P]."""
-    most = self.max_new_tokens or math.ceil(
-      self.problem.max_response_len * 9 / 8
-    )
-    found = self.problem.steps(rollout)
-    used = rollout.prefix_len - rollout.prefix_len[:, :1]
-    needed = used + STEP * (self.problem.horizon - found.done)
-    fits = (needed <= most) | found.ended
+    fits = _fits(self.problem, rollout, self.max_new_tokens)
     return np.where(fits, self.values(rollout), 0.0)
+
+
+def _fits(
+  problem: Any, rollout: Rollout, max_new_tokens: int | None
+) -> Bool[np.ndarray, "B P"]:
+  """Prefixes that can be completed within the limit on responses."""
+  most = max_new_tokens or math.ceil(problem.max_response_len * 9 / 8)
+  used = rollout.prefix_len - rollout.prefix_len[:, :1]
+  left = problem.tokens_left(rollout)
+  return (left == 0) | (used + left <= most)
 
 
 @gin.register
@@ -113,16 +116,20 @@ class WellFormed:
 
   A verifier has read what one policy writes. What it says of anything else
   means nothing, and a policy that is trained by it finds what it overrates:
-  random tokens, for one. Problems tell form from content.
+  random tokens, or restatements until there is no room for a solution. Problems
+  tell form from content.
 
   Attributes:
     prover: `(key, rollout) -> q`, such as a `provers.verifier.Verifier`.
-    problem: has `well_formed(rollout)`.
+    problem: has `well_formed(rollout)`; and if it has `tokens_left(rollout)`,
+      what cannot be completed within the limit on responses has no form either.
+    max_new_tokens: that limit; None for `policies.for_problem`'s.
     pad_id: the padding token; a prefix with it is worth nothing.
   """
 
   prover: Any
   problem: Any
+  max_new_tokens: int | None = None
   pad_id: int = 0
 
   def __call__(
@@ -132,6 +139,8 @@ class WellFormed:
     q = _values(self.prover, key, rollout)
     cut, beyond = cut_at_padding(jax.tree.map(np.asarray, rollout), self.pad_id)
     formed = self.problem.well_formed(cut) & ~beyond
+    if hasattr(self.problem, "tokens_left"):
+      formed &= _fits(self.problem, cut, self.max_new_tokens)
     return np.where(formed, np.asarray(q), 0.0).astype(np.float32)
 
 

@@ -63,6 +63,9 @@ def test_only_prefixes_in_form_are_worth_what_the_prover_says():
   formed = [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]
   np.testing.assert_array_equal(q, 0.5 * np.array(formed))
   assert q.dtype == np.float32
+  # Two lines of 6 tokens do not fit into 11.
+  q = WellFormed(half, PROBLEM, max_new_tokens=11)(None, RIGHT)
+  np.testing.assert_array_equal(q, [[0.0, 0.0, 0.5]] * 4)
 
 
 def test_a_prefix_that_cannot_be_completed_is_worth_nothing():
