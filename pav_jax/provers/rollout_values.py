@@ -132,12 +132,18 @@ class WellFormed:
   max_new_tokens: int | None = None
   pad_id: int = 0
 
+  @property
+  def layout(self) -> Any:
+    """The prover's, if it has one."""
+    return getattr(self.prover, "layout", None)
+
   def __call__(
     self, key: jax.Array | None, rollout: Rollout
   ) -> Float[np.ndarray, "B P"]:
     """float32 values of all prefixes."""
+    rollout = jax.tree.map(np.asarray, rollout)
     q = _values(self.prover, key, rollout)
-    cut, beyond = cut_at_padding(jax.tree.map(np.asarray, rollout), self.pad_id)
+    cut, beyond = cut_at_padding(rollout, self.pad_id)
     formed = self.problem.well_formed(cut) & ~beyond
     if hasattr(self.problem, "tokens_left"):
       formed &= _fits(self.problem, cut, self.max_new_tokens)

@@ -160,13 +160,21 @@ class Trainer:
   layout: Layout | None = None
 
   def __post_init__(self):
-    split = self.layout is not None and self.layout.splits_parameters
-    if processes.together(self.arm.reward.prover) and not split:
+    prover = self.arm.reward.prover
+    # A verifier that each device has as a whole serves each process alone.
+    alone = hasattr(prover, "logits") and not (
+      prover.layout and prover.layout.splits_parameters
+    )
+    if processes.together(prover) and not (self.is_split or alone):
       raise ValueError(
         f"the prover of {self.arm.name} is split over processes and the policy "
-        "is not, expected both or neither: fixed_verifier.mesh is not the "
-        "run's mesh, or that does not split parameters"
+        "is not, expected fixed_verifier.mesh to be the run's mesh"
       )
+
+  @property
+  def is_split(self) -> bool:
+    """Whether devices have parts of the policy."""
+    return self.layout is not None and self.layout.splits_parameters
 
   def sample(self, params: PyTree, iteration: int) -> Rollout:
     """Responses to the problems, or this process's share; not graded."""
@@ -204,6 +212,9 @@ class Trainer:
     if not hasattr(prover, "logits"):
       return prover(key, rollout)
     # A verifier, which runs on the device.
+    if processes.together(prover) and not self.is_split:
+      own = processes.on_own_device(prover.params)
+      prover = dataclasses.replace(prover, params=own, layout=None)
     if not processes.together(prover):
       rollout = jax.tree.map(partitioning.own, rollout)
     return _call(prover, rollout)
