@@ -16,6 +16,7 @@ from pav_jax.policies import for_problem
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems import step_targets
 from pav_jax.provers.completions import ROWS_PER_TEXT
+from pav_jax.provers.rollout_values import WellFormed
 from pav_jax.provers.verifier import Verifier
 from pav_jax.runs import abstract_arrays, gin_values
 from pav_jax.runs import compiled_programs as make
@@ -24,6 +25,7 @@ from pav_jax.runs.outline import network_at, verifier_at
 from pav_jax.runs.rl_arms import Candidates
 from pav_jax.search.judging import Judge
 from pav_jax.training import sft
+from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.trunks import PretrainedTrunk
 
 # Rows of a call, where runs do not say: `training.evaluation.evaluate`, and
@@ -282,13 +284,14 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
   found, start = [], abstract_arrays.params_of(policy.config, layout)
   seen = set()
   for arm in arms:
-    prover = arm.reward.prover
-    key = (jax.tree.structure(arm.update), prover is None, arm.baseline)
+    prover = _verifier(arm)
+    alone = arm.reward.prover is None
+    key = (jax.tree.structure(arm.update), alone, arm.baseline)
     if key in seen:
       continue
     seen.add(key)
     beside = {"start": start}
-    if isinstance(prover, Verifier):
+    if prover is not None:
       beside["verifier"] = prover.params
     found.append(
       make.reinforcement(
@@ -302,9 +305,7 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
     )
   state = make.rl_state(arms[0], policy, layout)
   beside = {"start": start, "state of the update": state.update}
-  verifiers = [
-    arm.reward.prover for arm in arms if isinstance(arm.reward.prover, Verifier)
-  ]
+  verifiers = [v for v in map(_verifier, arms) if v is not None]
   if verifiers:
     found.insert(
       0,
@@ -330,6 +331,13 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
     make.log_probabilities(policy, layout, **sizes, beside=beside),
     *found,
   ]
+
+
+def _verifier(arm: LanguageArm) -> Verifier | None:
+  """The verifier by whose values an arm is rewarded, if it is by one's."""
+  prover = arm.reward.prover
+  prover = prover.prover if isinstance(prover, WellFormed) else prover
+  return prover if isinstance(prover, Verifier) else None
 
 
 _EXPERIMENTS: Mapping[str, Callable[..., list[Program]]] = {

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -91,7 +92,8 @@ def test_process_bench_thresholds_come_from_the_first_file(tmp_path):
     ]
     files.append(tmp_path / f"{name}.json")
     files[-1].write_text(json.dumps(entries))
-  found = verifier_report.process_bench_scores(Letters(), Text(), files)
+  score_fn = functools.partial(evaluation.score, Letters())
+  found = verifier_report.process_bench_scores(score_fn, Text(), files)
   # Of one erroneous sample all are found, of two correct ones a half.
   assert found["erroneous"] == 1
   assert found["correct"] == 0.5
