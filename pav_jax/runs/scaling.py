@@ -42,6 +42,13 @@ class Design:
     num_seeds: n_cov, traces of each that are kept; None for all.
     num_completions: n_mc, completions of each prefix that are kept; None for
       all.
+    least_completions: of prefixes, if these keep unlike numbers: each one drawn
+      from here to `num_completions`, evenly on a logarithmic scale.
+    likelihood: of labels, see `training.labelling.Labelling`; None for that of
+      the run.
+
+  Raises:
+    ValueError: if `least_completions` is no number in 1 … `num_completions`.
   """
 
   group: str
@@ -50,6 +57,16 @@ class Design:
   num_problems: int
   num_seeds: int | None = None
   num_completions: int | None = None
+  least_completions: int | None = None
+  likelihood: str | None = None
+
+  def __post_init__(self):
+    least, most = self.least_completions, self.num_completions
+    if least is not None and not (most is not None and 1 <= least <= most):
+      raise ValueError(
+        f"least_completions is {least}, expected a number in 1 … "
+        f"num_completions = {most}"
+      )
 
 
 def thin(
@@ -96,10 +113,16 @@ def thin(
       f"{design.data} has {fewest} completions of a prefix, expected at least "
       f"{design.num_completions}"
     )
-  m = np.where(n > 0, design.num_completions, 0)
   # Equal prefixes of a problem share their completions, and go on to do so.
+  first = _first_of_problem(targets.problem_id)
   drawn = rng.random(n.shape)
-  drawn[:, 0] = drawn[:, 0][_first_of_problem(targets.problem_id)]
+  drawn[:, 0] = drawn[first, 0]
+  m = np.full(n.shape, design.num_completions)
+  if design.least_completions is not None:
+    low, high = np.log([design.least_completions, design.num_completions + 1])
+    m = np.exp(rng.uniform(low, high, n.shape)).astype(np.int64)
+    m[:, 0] = m[first, 0]
+  m = np.where(n > 0, m, 0)
   correct = _hypergeometric(drawn, c, n, m)
   return dataclasses.replace(
     targets,
@@ -222,7 +245,12 @@ def scaling(
         )
         state = _train(
           state,
-          labelling.examples(data, labels),
+          labelling.examples(
+            data,
+            dataclasses.replace(
+              labels, likelihood=design.likelihood or labels.likelihood
+            ),
+          ),
           schedule,
           seed,
           chunk,

@@ -80,6 +80,22 @@ def test_fewer_completions_are_drawn_without_replacement():
   assert 0.9 < ratio < 1.1
 
 
+def test_unlike_numbers_of_completions_are_even_on_a_logarithmic_scale():
+  wanted = design(num_completions=15, least_completions=1)
+  kept = thin(DATA, wanted, np.random.default_rng(0))
+  n = kept.num_completions
+  assert ((n > 0) == (DATA.num_completions > 0)).all()
+  assert (n[::4, 0] == n[3::4, 0]).all()  # the bare problem's, once
+  assert (kept.num_correct <= n).all() and n.max() == 15
+  # From 1 to 16 there are four doublings, and in the first are the ones alone.
+  own = n[:, 1:][n[:, 1:] > 0]
+  shares = [np.mean((own >= 2**i) & (own < 2 ** (i + 1))) for i in range(4)]
+  np.testing.assert_allclose(shares, 0.25, atol=4 * (0.19 / len(own)) ** 0.5)
+  for least, most in ((0, 4), (5, 4), (1, None)):
+    with pytest.raises(ValueError, match="least_completions is"):
+      design(num_completions=most, least_completions=least)
+
+
 def test_traces_of_a_problem_share_what_the_bare_problem_is_worth():
   kept = thin(DATA, design(num_completions=4), np.random.default_rng(0))
   first = kept.num_correct[:, 0].reshape(300, 4)
