@@ -288,9 +288,7 @@ def save(
   tensors = hf_tensors.tensors(config)
   item_size = jnp.dtype(config.param_dtype).itemsize
   files = _split(tensors, item_size, max_shard_bytes)
-  if jax.process_index() and any(
-    map(partitioning.is_split, jax.tree.leaves(params))
-  ):
+  if jax.process_index() and partitioning.is_split(params):
     for name in itertools.chain(*files):
       _to_host(params, tensors[name])
     return

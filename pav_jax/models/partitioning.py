@@ -127,10 +127,12 @@ def put(tree: PyTree, sharding: PyTree) -> PyTree:
   return jax.tree.map(place, tree, sharding)
 
 
-def is_split(x: Any) -> bool:
+def is_split(tree: PyTree) -> bool:
   """Whether an array has parts that no device of this process has."""
-  return isinstance(x, jax.Array) and not (
-    x.is_fully_addressable or x.is_fully_replicated
+  return any(
+    isinstance(x, jax.Array)
+    and not (x.is_fully_addressable or x.is_fully_replicated)
+    for x in jax.tree.leaves(tree)
   )
 
 

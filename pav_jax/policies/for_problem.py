@@ -92,9 +92,7 @@ def export(
     problem: has `vocabulary` and `delimiter`, which go with it.
   """
   writes = jax.process_index() == 0
-  if not writes and not any(
-    map(partitioning.is_split, jax.tree.leaves(params))
-  ):
+  if not writes and not partitioning.is_split(params):
     return
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}")

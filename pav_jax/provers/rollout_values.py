@@ -8,7 +8,7 @@ from typing import Any
 import gin
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from pav_jax import steps
 from pav_jax.policies.language_model import LanguageModel
@@ -153,12 +153,13 @@ class WellFormed:
 def _values(prover, key, rollout):
   """A prover's values, by a compiled program if it is one for the device."""
   if hasattr(prover, "logits"):
-    return _compiled_values(prover, rollout)
+    return compiled(prover, rollout)
   return prover(key, rollout)
 
 
 @jax.jit
-def _compiled_values(prover, rollout):
+def compiled(prover: Any, rollout: Rollout) -> Float[Array, "B P"]:
+  """Values of a prover that runs on the device and needs no key."""
   return prover(None, rollout)
 
 

@@ -113,9 +113,7 @@ def save(
     ValueError: as of `hf.save`.
   """
   writes = jax.process_index() == 0
-  if not writes and not any(
-    map(partitioning.is_split, jax.tree.leaves(params))
-  ):
+  if not writes and not partitioning.is_split(params):
     return
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}")

@@ -170,7 +170,7 @@ def horizons(
   steps = [int(horizon) for horizon in found]
   sizes = list(next(iter(found.values())))
   with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4))
     for index, n in enumerate(sizes):
       numbers = [of_horizon[n] for of_horizon in found.values()]
       for name, error, line in (
@@ -203,7 +203,9 @@ def horizons(
     axes[1].axhline(0, color="black", linewidth=0.6)
     for panel in axes:
       panel.set_xticks(steps)
-      panel.legend(fontsize="xx-small")
+      panel.legend(
+        fontsize="x-small", ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1)
+      )
     figure.savefig(path)
     plt.close(figure)
   return path

@@ -29,7 +29,7 @@ from pav_jax import losses, steps, values
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.provers import adaptive
+from pav_jax.provers import adaptive, rollout_values
 from pav_jax.provers.adaptive import AdaptiveK
 from pav_jax.training import probes, processes, rl
 from pav_jax.training.language_arm import LanguageArm
@@ -217,7 +217,7 @@ class Trainer:
       prover = dataclasses.replace(prover, params=own, layout=None)
     if not processes.together(prover):
       rollout = jax.tree.map(partitioning.own, rollout)
-    return _call(prover, rollout)
+    return rollout_values.compiled(prover, rollout)
 
   def iterate(
     self, state: RlState, iteration: int, scale: float
@@ -289,11 +289,6 @@ class Trainer:
       return {name: float(x) for name, x in metrics.items()} | found
 
     return state, finish
-
-
-@jax.jit
-def _call(prover, rollout):
-  return prover(None, rollout)
 
 
 @functools.partial(jax.jit, static_argnums=0)
