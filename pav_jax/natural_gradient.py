@@ -77,7 +77,7 @@ def natural_gradient(
 
   The inner system has N unknowns and is solved by conjugate gradients, one vjp
   and one jvp an iteration. J is never formed, and of the size of the parameters
-  there is only the cotangent being transposed and, in the end, d.
+  there are only d and the cotangent being transposed.
 
   As damping → 0 the update interpolates: it changes the log-probability of
   sampled step i by w_i wherever the model can do so. As damping → ∞ it becomes
@@ -121,19 +121,88 @@ def natural_gradient(
     (cotangent,) = transpose(sample_vector.astype(logp.dtype))
     return cotangent
 
-  def gram(sample_vector):
-    change = jvp_fn(vjp_fn(sample_vector)).astype(dtype)
-    return change + ridge * sample_vector
-
-  solution, _ = jax.scipy.sparse.linalg.cg(
-    gram, weights, tol=tol, maxiter=num_cg_steps
+  solved = _conjugate_gradients(
+    vjp_fn,
+    lambda update: jvp_fn(update).astype(dtype),
+    weights,
+    ridge=ridge,
+    num_steps=num_cg_steps,
+    tol=tol,
   )
-  update = vjp_fn(solution)
-  change = jvp_fn(update).astype(dtype)
+  update = jax.tree.map(lambda x, p: x.astype(p.dtype), solved.update, params)
   tiny = jnp.finfo(dtype).tiny
-  residual = jnp.linalg.norm(weights - change - ridge * solution)
+  residual = jnp.linalg.norm(solved.residual)
   return update, Diagnostics(
     residual=residual / jnp.maximum(jnp.linalg.norm(weights), tiny),
-    predicted_kl=0.5 * jnp.mean(change**2),
-    improvement=jnp.mean(weights * change),
+    predicted_kl=0.5 * jnp.mean(solved.change**2),
+    improvement=jnp.mean(weights * solved.change),
+  )
+
+
+class _Iterate(NamedTuple):
+  """Of conjugate gradients for (JJᵀ + ridge) z = w, from z = 0 on.
+
+  Attributes:
+    number: of iterations so far.
+    residual: w − (JJᵀ + ridge) z.
+    direction: of the next change of z.
+    square: of the residual's norm.
+    update: Jᵀz.
+    change: JJᵀz.
+  """
+
+  number: Array
+  residual: Array
+  direction: Array
+  square: Array
+  update: PyTree
+  change: Array
+
+
+def _conjugate_gradients(
+  vjp_fn, jvp_fn, weights, *, ridge, num_steps, tol
+) -> _Iterate:
+  """The last iterate, at one vjp and one jvp an iteration.
+
+  `jax.scipy.sparse.linalg.cg` would take one more of each for z = 0, and its
+  caller another for what is asked of z here, Jᵀz and JJᵀz, which are sums over
+  the iterations: with few of them that is half of the time.
+  """
+  square = jnp.vdot(weights, weights)
+
+  def iterate(state: _Iterate) -> _Iterate:
+    pulled = vjp_fn(state.direction)
+    pushed = jvp_fn(pulled)
+    image = pushed + ridge * state.direction
+    size = state.square / jnp.vdot(state.direction, image)
+    residual = state.residual - size * image
+    left = jnp.vdot(residual, residual)
+    return _Iterate(
+      number=state.number + 1,
+      residual=residual,
+      direction=residual + left / state.square * state.direction,
+      square=left,
+      update=jax.tree.map(
+        lambda total, x: total + size.astype(total.dtype) * x,
+        state.update,
+        pulled,
+      ),
+      change=state.change + size * pushed,
+    )
+
+  shapes = jax.eval_shape(vjp_fn, weights)
+  return jax.lax.while_loop(
+    lambda state: (state.number < num_steps) & (state.square > tol**2 * square),
+    iterate,
+    _Iterate(
+      number=jnp.int32(0),
+      residual=weights,
+      direction=weights,
+      square=square,
+      update=jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
+        shapes,
+      ),
+      change=jnp.zeros_like(weights),
+    ),
   )

@@ -402,12 +402,34 @@ def test_the_jacobian_is_never_formed():
   jaxpr = jax.make_jaxpr(solve)(params, x, chosen, weights, 0.1)
   assert largest_array(jaxpr) == 64 * 16
   # What conjugate gradients carry from one iteration to the next is vectors
-  # over samples and scalars: nothing as long as the parameters.
+  # over samples, scalars, and of the size of the parameters the update alone.
   loops = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == "while"]
   assert loops
   for loop in loops:
     constants = loop.params["cond_nconsts"] + loop.params["body_nconsts"]
-    assert max(v.aval.size for v in loop.invars[constants:]) == 64
+    carried = [v.aval for v in loop.invars[constants:]]
+    vectors = [x.size for x in carried if x.shape == (64,)]
+    assert len(vectors) == 3
+    assert sum(x.size for x in carried) <= 3 * 64 + num_params + 2
+
+
+def test_all_products_with_the_jacobian_are_those_of_iterations():
+  # Diagnostics and the update take none of their own: outside of the loop there
+  # are the forward pass's products alone, and in it a vjp's and a jvp's.
+  params, x, chosen, weights = network(8, 16, 4, num_samples=64)
+  jaxpr = jax.make_jaxpr(solve)(params, x, chosen, weights, 0.1)
+
+  def products(jaxpr):
+    made = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+    return sum(e.outvars[0].aval.ndim == 2 for e in made)
+
+  (loop,) = (e for e in equations(jaxpr.jaxpr) if e.primitive.name == "while")
+  inside = products(loop.params["body_jaxpr"].jaxpr)
+  forward = products(jax.make_jaxpr(network_logp)(params, x, chosen).jaxpr)
+  assert products(jaxpr.jaxpr) - inside == forward == 2
+  # Of each layer's products: one with the cotangent for each of kernel and
+  # input, one with the tangent of each; the first layer's input has none.
+  assert inside == 3 + 3
 
 
 def test_lanes_of_a_vmap_are_independent_problems():

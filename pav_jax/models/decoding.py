@@ -170,6 +170,32 @@ def empty_suffixes(
   return jax.tree.map(lambda x: jnp.repeat(x[None], num_pairs, axis=0), pair())
 
 
+def longer_suffixes(suffixes: Caches, length: int) -> Caches:
+  """Rings of more tokens; what has been added lies where it lay.
+
+  Args:
+    suffixes: of which `decode` has filled the places from the first one on.
+    length: of the new rings, at least that of the old ones.
+  """
+
+  def pad(x, axis):
+    room = [(0, 0)] * x.ndim
+    room[axis] = (0, length - x.shape[axis])
+    return jnp.pad(x, room)
+
+  def pair(cache):
+    return {
+      name: (pad(key, key.ndim - 1), pad(value, value.ndim - 2))
+      for name, (key, value) in cache.items()
+    }
+
+  return (
+    pair(suffixes)
+    if isinstance(suffixes, dict)
+    else (tuple(map(pair, suffixes)))
+  )
+
+
 def unstack(config: TransformerConfig, stacked: PyTree) -> PyTree:
   """What is stacked over pairs of layers, as `decode` wants it.
 

@@ -202,7 +202,7 @@ def _decode_chunk(
       taken=state.taken + jnp.sum(some, axis=1),
     )
 
-  def body(state):
+  def body(ring, state):
     row = state.row
     logits, suffixes = decoding.decode(
       config,
@@ -244,7 +244,9 @@ def _decode_chunk(
     return refill(state, ended | (row == start.shape[1]))
 
   # A row's last token is never read, so it needs no room in the cache.
-  ring = sampling.bucket(max(max_new_tokens - 1, 1))
+  rings = [sampling.bucket(max(max_new_tokens - 1, 1))]
+  if num_slots >= start.shape[1] and decoding.is_shallow(config):
+    rings = _growing(rings[0])
   shape = (lanes, num_slots)
   zeros = jnp.zeros(shape, jnp.int32)
   room = (*first.shape, max_new_tokens)
@@ -260,11 +262,29 @@ def _decode_chunk(
       jnp.zeros(room, jnp.float32).at[:, :, 0].set(first_logp),
     ),
     count=count,
-    suffixes=decoding.empty_suffixes(config, *shape, ring, layout=layout),
+    suffixes=decoding.empty_suffixes(config, *shape, rings[0], layout=layout),
   )
-  state = jax.lax.while_loop(
-    lambda state: jnp.any(state.row < start.shape[1]),
-    body,
-    refill(state, jnp.ones(shape, bool)),
-  )
+  state = refill(state, jnp.ones(shape, bool))
+
+  def goes_on(ring, state):
+    some = jnp.any(state.row < start.shape[1])
+    return some & (state.decodes < ring) if ring < rings[-1] else some
+
+  for ring in rings:
+    state = state._replace(
+      place=state.decodes,
+      suffixes=decoding.longer_suffixes(state.suffixes, ring),
+    )
+    state = jax.lax.while_loop(
+      functools.partial(goes_on, ring), functools.partial(body, ring), state
+    )
   return *state.out, state.count, state.decodes
+
+
+def _growing(length: int) -> list[int]:
+  """Lengths of rings for rows that begin together, the last one `length`.
+
+  None of them has added more tokens than the loop has run. So rings begin with
+  a quarter of the room, for what a token costs is in good part to read them.
+  """
+  return sorted({sampling.bucket(-(-length * i // 4)) for i in range(1, 5)})

@@ -356,6 +356,26 @@ def test_slots_after_the_end_are_padding(rollout, completions):
     assert np.isnan(rows.outcome).all()
 
 
+def test_rings_that_grow_lose_nothing(params):
+  # Responses of up to 40 tokens, whose rings have 16, 32 and 48 places if all
+  # rows begin together and 48 if some wait: the same rows, and the
+  # log-probabilities of one pass.
+  policy = dataclasses.replace(POLICY, max_new_tokens=40, end_token=5)
+  together, waiting = (
+    dataclasses.replace(policy, num_slots=slots).sample(
+      params, KEY, PROMPTS, PROMPT_LEN, PROBLEM_ID, num_samples=6
+    )
+    for slots in (24, 8)
+  )
+  np.testing.assert_array_equal(together.tokens, waiting.tokens)
+  for rows in (together, waiting):
+    want = jax.jit(policy.logp)(params, rows)
+    np.testing.assert_allclose(rows.logp, want, rtol=0, atol=1e-4)
+  # Some rows end in each of the rings.
+  size = np.asarray(together.prefix_len[:, -1]) - np.repeat(PROMPT_LEN, 6)
+  assert {0, 1, 2} <= set(((size - 2) // 16).tolist())
+
+
 @pytest.mark.parametrize("num_slots", [1, 4, 9])
 def test_rows_that_wait_for_slots_are_the_same(
   num_slots, params, rollout, completions
