@@ -153,7 +153,7 @@ def _sums(weights, value):
 
 def attend_shared(
   query: Float[Array, "G R N H"],
-  new: tuple[Float[Array, "G R K H"], Float[Array, "G R K H"]],
+  new: tuple[Float[Array, "G R K H"], Float[Array, "G R K H"]] | None,
   shared: tuple[Float[Array, "G K H S"], Float[Array, "G K S H"]],
   own: tuple[Float[Array, "G K R H U"], Float[Array, "G K R U H"]],
   shared_mask: Bool[Array, "G R S"],
@@ -169,7 +169,8 @@ def attend_shared(
 
   Args:
     query: rotated.
-    new: key, rotated, and value of the query's own token, which it sees.
+    new: key, rotated, and value of the query's own token, which it sees; None
+      if they are among those of the row.
     shared: keys, rotated, and values of the group. Positions of keys come last,
       so that neighbours in memory are summed into different logits.
     own: likewise of the row.
@@ -179,7 +180,7 @@ def attend_shared(
     softcap: products x become `softcap · tanh(x / softcap)`.
   """
   groups, rows, heads, size = query.shape
-  kv_heads = new[0].shape[2]
+  kv_heads = own[0].shape[1]
   dtype = query.dtype
 
   def by_head(x):
@@ -191,43 +192,40 @@ def attend_shared(
     return jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
 
   query = by_head(query)
-  new_key, new_value = map(by_head, new)
   together = query.reshape(groups, kv_heads, -1, size)
   to_shared = jnp.einsum(
     "gkxh,gkhs->gkxs", together, shared[0], preferred_element_type=jnp.float32
   ).reshape(*query.shape[:4], -1)
-  to_shared = weigh(to_shared, shared_mask[:, None, :, None])
+  logits = [weigh(to_shared, shared_mask[:, None, :, None])]
   # A product per row and head would be small: sums run over the cache once.
   wide = query.astype(jnp.float32)
   to_own = jnp.sum(
     wide[..., None] * own[0].astype(jnp.float32)[:, :, :, None], axis=-2
   )
-  to_own = weigh(to_own, own_mask[:, None, :, None])
-  to_new = weigh(
-    jnp.sum(wide * new_key.astype(jnp.float32), axis=-1, keepdims=True), True
-  )
+  logits.append(weigh(to_own, own_mask[:, None, :, None]))
+  if new is not None:
+    new_key, new_value = map(by_head, new)
+    to_new = wide * new_key.astype(jnp.float32)
+    logits.append(weigh(jnp.sum(to_new, axis=-1, keepdims=True), True))
   # Capped logits cannot overflow, unless the cap is high.
   highest = 0.0
   if softcap > MAX_EXPONENT:
-    highest = to_new
-    for part in (to_shared, to_own):
-      highest = jnp.maximum(highest, jnp.max(part, axis=-1, keepdims=True))
-  to_shared, to_own, to_new = (
-    jnp.exp(part - highest) for part in (to_shared, to_own, to_new)
-  )
-  total = to_new
-  for part in (to_shared, to_own):
-    total = total + jnp.sum(part, axis=-1, keepdims=True)
+    highest = functools.reduce(
+      jnp.maximum, (jnp.max(part, axis=-1, keepdims=True) for part in logits)
+    )
+  weights = [jnp.exp(part - highest) for part in logits]
+  total = sum(jnp.sum(part, axis=-1, keepdims=True) for part in weights)
   out = jnp.einsum(
     "gkxs,gksh->gkxh",
-    to_shared.reshape(*together.shape[:3], -1).astype(dtype),
+    weights[0].reshape(*together.shape[:3], -1).astype(dtype),
     shared[1],
     preferred_element_type=jnp.float32,
   ).reshape(query.shape)
   out += jnp.sum(
-    to_own[..., None] * own[1].astype(jnp.float32)[:, :, :, None], axis=-2
+    weights[1][..., None] * own[1].astype(jnp.float32)[:, :, :, None], axis=-2
   )
-  out += to_new * new_value.astype(jnp.float32)
+  if new is not None:
+    out += weights[2] * new_value.astype(jnp.float32)
   out = (out / total).astype(dtype)
   return out.swapaxes(1, 2).reshape(groups, rows, heads, size)
 

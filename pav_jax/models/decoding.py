@@ -233,7 +233,7 @@ def decode(
     config: the network's shape.
     params: from `transformer.init`, with layers from `unstack`.
     tokens: to add.
-    index: how many tokens each suffix has before, at most U.
+    index: how many tokens each suffix has before, less than U.
     place: where in the suffixes' caches all rows put their tokens, in
       0 … U - 1; the one after that of the last call, in a ring.
     prefix_len: how many tokens of its text each row continues.
@@ -246,71 +246,68 @@ def decode(
     Logits of the tokens that follow, and the suffixes with these tokens.
   """
   layout = layout and layout.decoding
+  unrolled = is_shallow(config)
   positions = prefix_len + index
   length, room = (jax.tree.leaves(x)[0].shape[-1] for x in (shared, suffixes))
   key_position = jnp.arange(length) - offset[:, :, None]
   sees_shared = (key_position >= 0) & (key_position < prefix_len[:, :, None])
   distance = positions[:, :, None] - key_position
-  age = (place - 1 - jnp.arange(room)) % room + 1
+  # 0 is the token itself, which is in the ring before it is read, or not yet.
+  age = (place - jnp.arange(room)) % room
   sees_own = age <= index[:, :, None]
+  if not unrolled:
+    sees_own &= age > 0
   masks = {}
   for name, window in windows(config):
     near = (distance < window, age < window) if window else (True, True)
     masks[name] = (sees_shared & near[0], sees_own & near[1])
 
+  def grow(suffixes, key, value):
+    """Puts keys [..., H] and values at their place in [..., H, U]."""
+    put = jax.lax.dynamic_update_slice_in_dim
+    return (
+      put(suffixes[0], key[..., None], place, axis=key.ndim),
+      put(suffixes[1], value[..., None, :], place, axis=value.ndim - 1),
+    )
+
   def pair(x, xs):
     params, shared, suffixes = xs
-    added = {}
+    kept = {}
     for name, _ in windows(config):
 
       def mix(query, key, value, name=name):
+        new, own = (key, value), suffixes[name]
+        added = key.swapaxes(1, 2), value.swapaxes(1, 2)
+        if unrolled:
+          new, own = None, grow(own, *added)
         gathered = attend_shared(
           query,
-          (key, value),
+          new,
           shared[name],
-          suffixes[name],
+          own,
           *masks[name],
           scale=config.query_pre_attn_scalar**-0.5,
           softcap=config.attn_softcap,
         )
-        return gathered, (key.swapaxes(1, 2), value.swapaxes(1, 2))
+        return gathered, own if unrolled else added
 
-      x, added[name] = transformer.Layer(config, layout).apply(
+      x, kept[name] = transformer.Layer(config, layout).apply(
         {"params": params[name]}, x, positions, mix
       )
-    return x, added
-
-  def unrolled(x, xs):
-    added = []
-    for of_pair in zip(*xs, strict=True):
-      x, new = pair(x, of_pair)
-      added.append(new)
-    return x, tuple(added)
-
-  def grow(suffixes, added):
-    """Puts keys [..., H] and values at their place in [..., H, U]."""
-    put = jax.lax.dynamic_update_slice_in_dim
-    return {
-      name: (
-        put(suffixes[name][0], key[..., None], place, axis=key.ndim),
-        put(suffixes[name][1], value[..., None, :], place, axis=value.ndim - 1),
-      )
-      for name, (key, value) in added.items()
-    }
+    return x, kept
 
   x = embed(config, params, tokens, layout)
   xs = (params["layers"], shared, suffixes)
-  if is_shallow(config):
-    # The condition always holds. It makes one operation of what reads the
-    # caches, after which they are overwritten; else XLA would copy them first.
-    nothing = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(unrolled, x, xs)
-    )
-    x, added = jax.lax.cond(place >= 0, unrolled, lambda *_: nothing, x, xs)
-    suffixes = tuple(map(grow, suffixes, added))
+  if unrolled:
+    grown = []
+    for of_pair in zip(*xs, strict=True):
+      x, own = pair(x, of_pair)
+      grown.append(own)
+    suffixes = tuple(grown)
   else:
+    # A scan would copy what it changes: it gives what is added, for all layers.
     x, added = jax.lax.scan(pair, x, xs)
-    suffixes = grow(suffixes, added)
+    suffixes = {name: grow(suffixes[name], *new) for name, new in added.items()}
   x = final_norm(config, params, x)
   return _logits(config, params, x, layout), suffixes
 
