@@ -3,9 +3,12 @@
   .venv/bin/python benchmarks/rl.py
 
 128 rollouts of about 64 tokens on chain, by a policy with random weights whose
-responses run to their limit: sampling, log-probabilities under the start,
-grading on the host, values of all prefixes, update. Each part is timed alone,
-waiting for it; then whole iterations, in which parts overlap.
+responses run to their limit, or by --policy: sampling, log-probabilities under
+the start, grading on the host, values of all prefixes, update. Each part is
+timed alone, waiting for it; then whole iterations, in which parts overlap.
+
+What a policy with random weights does is never right, so that the natural
+gradient has nothing to solve: it needs --policy.
 """
 
 import argparse
@@ -45,6 +48,9 @@ def main():
   parser.add_argument("--samples", type=int, default=8)
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--policy", help="a checkpoint, for random weights")
+  parser.add_argument(
+    "--cg_steps", type=int, default=2, help="as gin/experiments/chain_rl_arms"
+  )
   args = parser.parse_args()
 
   problem = Chain()
@@ -59,10 +65,11 @@ def main():
   policy = language_model(config, problem, max_new_tokens=64)
   rows = args.problems * args.samples
   print(f"{size:,} parameters, {rows} rollouts of at most 64 tokens")
-  for name, update in (
-    ("adam", Gradient("adam", 1e-5, kl_weight=1e-3, clip_norm=1.0)),
-    ("natural gradient", NaturalGradient(num_cg_steps=5)),
-  ):
+  updates = {"adam": Gradient("adam", 1e-5, kl_weight=1e-3, clip_norm=1.0)}
+  if args.policy:
+    natural = NaturalGradient(num_cg_steps=args.cg_steps)
+    updates["natural gradient"] = natural
+  for name, update in updates.items():
     reward = Reward(ClosedForm(problem.teacher_values), 1.0)
     arm = LanguageArm(name, reward, update, GroupMean(), k=4.0)
     trainer = Trainer(
