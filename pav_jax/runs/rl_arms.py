@@ -52,21 +52,28 @@ def grid(
   *,
   learning_rates: Sequence[float],
   alphas: Sequence[float] | None = None,
+  setting: str = "learning_rate",
 ) -> Candidates:
   """An arm at all combinations of learning rates and weights of progress.
 
   Args:
-    arm: with an update that has a `learning_rate`, or a `step_size`.
-    learning_rates: of the update, or its step sizes.
+    arm: whose update has the setting.
+    learning_rates: of the update, or values of another setting.
     alphas: of the reward; None for the arm's own.
+    setting: of the update; of a `NaturalGradient` "step_size" or, where its
+      limit decides, "max_kl".
+
+  Raises:
+    ValueError: if the update has no such setting.
   """
-  field = (
-    "learning_rate" if hasattr(arm.update, "learning_rate") else "step_size"
-  )
+  if not hasattr(arm.update, setting):
+    raise ValueError(
+      f"the update of {arm.name!r} is {arm.update}, which has no {setting}"
+    )
   candidates = []
   for rate in learning_rates:
     for alpha in alphas or (arm.reward.alpha,):
-      update = dataclasses.replace(arm.update, **{field: rate})
+      update = dataclasses.replace(arm.update, **{setting: rate})
       reward = dataclasses.replace(arm.reward, alpha=alpha)
       name = f"rate{rate:g}_alpha{alpha:g}"
       candidates.append(
