@@ -9,7 +9,10 @@ from pav_jax.training.rewards import Reward
 from pav_jax.training.updates import Gradient, NaturalGradient
 
 
-def arm(update, reward=Reward(None, 0.0)):
+OUTCOME = Reward(None, 0.0)
+
+
+def arm(update, reward=OUTCOME):
   return LanguageArm("arm", reward, update, GroupMean())
 
 
