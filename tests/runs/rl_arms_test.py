@@ -8,7 +8,6 @@ from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.rewards import Reward
 from pav_jax.training.updates import Gradient, NaturalGradient
 
-
 OUTCOME = Reward(None, 0.0)
 
 
