@@ -33,6 +33,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax
 import jaxtyping
 import pytest
 
@@ -45,3 +46,19 @@ def no_shape_checks():
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# A process that has more mappings of memory (65,530 by default on Linux) cannot
+# load machine code and dies; every compiled program has three or more.
+MOST_MAPPINGS = 40_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+  """Forgets compiled programs before they are too many for a process."""
+  yield
+  mappings = pathlib.Path("/proc/self/maps")
+  if mappings.exists():
+    with mappings.open("rb") as lines:
+      if sum(1 for _ in lines) > MOST_MAPPINGS:
+        jax.clear_caches()
