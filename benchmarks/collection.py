@@ -38,6 +38,7 @@ from pav_jax.provers.completions import (
   LanguageModelCompletions,
   count_correct,
 )
+from pav_jax.runs import hosts, networks
 from pav_jax.training.collect import Source, find_prefixes
 
 
@@ -74,17 +75,20 @@ def main():
   parser.add_argument("--repeats", type=int, default=3)
   args = parser.parse_args()
   cores = len(os.sched_getaffinity(0))
+  hosts.cores_as_devices()
+  layout = networks.layout_of(None)
 
   problem = Chain(horizon=10)
   key = jax.random.key(0)
   if args.policy:
     hf.check_fingerprint(args.policy, problem.fingerprint)
-    config, params = hf.load(args.policy)
+    config, params = hf.load(args.policy, layout=layout)
   else:
     config = dataclasses.replace(
       preset("tiny"), num_layers=2, width=96, mlp_width=384
     )
   policy = language_model(config, problem)
+  policy = dataclasses.replace(policy, layout=layout)
   if not args.policy:
     params = jax.jit(policy.init)(key)
   prompt_len = problem.prompt_len
@@ -174,7 +178,7 @@ def main():
       for some, out in zip(calls, rows, strict=True)
     )
     useful = [
-      useful_slots(out, given[some], 1, num_slots=slots)
+      useful_slots(out, given[some], 1, num_slots=slots, layout=layout)
       for some, out in zip(calls, rows, strict=True)
     ]
     return report(

@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import preset
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.runs import hosts, networks
 from pav_jax.types import Rollout
 
 PROMPT, NEW, STEPS, STEP = 64, 64, 8, 12
@@ -87,7 +88,10 @@ class Report:
     """The same for rows that pav_jax sampled."""
     num_given = np.broadcast_to(num_given, rows.prefix_len.shape[:1])
     new = np.asarray(rows.prefix_len[:, -1]) - num_given
-    useful = useful_slots(rows, num_given, each, num_slots=num_slots)
+    layout = networks.layout_of(None)
+    useful = useful_slots(
+      rows, num_given, each, num_slots=num_slots, layout=layout
+    )
     seen = float(np.mean(num_given + new / 2))
     note = f"{100 * useful:.0f} % of decode slots useful"
     note = f"{num_slots} slots, {note}"
@@ -166,17 +170,23 @@ def main():
   parser.add_argument("--skip", default="", help="parts to leave out: u, p")
   args = parser.parse_args()
 
+  hosts.cores_as_devices()
   config = preset(args.preset)
   size = config.vocab_size
+  layout = networks.layout_of(None)
   policy = LanguageModel(
     config=config,
     end_token=END,
     is_delimiter=[token == DELIMITER for token in range(size)],
     max_new_tokens=NEW,
     max_steps=STEPS,
+    layout=layout,
   )
   key = jax.random.key(0)
   params = jax.jit(policy.init)(key)
+  if layout:
+    print(f"{layout.mesh.size} devices, of which each has a share of the rows")
+    params = partitioning.put(params, partitioning.replicated(layout.mesh))
   rng = np.random.default_rng(0)
 
   def tokens(*shape):

@@ -7,6 +7,7 @@ rows in a compiled chunk of steps, and of sampling, counted without prompts.
 """
 
 import argparse
+import dataclasses
 import functools
 import time
 
@@ -19,6 +20,7 @@ from pav_jax.models.transformer_config import preset
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.packing import Demonstrations
+from pav_jax.runs import hosts
 from pav_jax.training import sft
 
 STEPS = 16
@@ -32,6 +34,7 @@ def main():
   parser.add_argument("--repeats", type=int, default=5)
   args = parser.parse_args()
 
+  hosts.cores_as_devices()
   config = preset(args.preset)
   layout = Layout(partitioning.make_mesh())
   problem = Chain()
@@ -67,8 +70,10 @@ def main():
 
   ids = problem.problem_ids("test", 0, 64)
   prompts = problem.prompts(ids)
+  params = partitioning.put(params, partitioning.replicated(layout.mesh))
   for slots in args.slots:
     policy = language_model(config, problem, num_slots=slots)
+    policy = dataclasses.replace(policy, layout=layout.own)
     sample = functools.partial(
       policy.sample,
       params,

@@ -101,6 +101,30 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
     )
 
 
+def for_batch(mesh: Mesh | None, batch_size: int) -> Mesh:
+  """The mesh, if a batch divides evenly over it.
+
+  The devices of a single process on a CPU are cores, which nobody has counted
+  out: of those on the data axis as many as divide the batch are kept.
+
+  Args:
+    mesh: from `make_mesh`; None for all devices on the data axis.
+    batch_size: rows that it is to be split over.
+
+  Raises:
+    ValueError: if the batch does not divide evenly.
+  """
+  mesh = make_mesh() if mesh is None else mesh
+  devices = list(mesh.devices.flat)
+  is_cpu = jax.process_count() == 1 and devices[0].platform == "cpu"
+  if is_cpu and mesh.shape["data"] == len(devices):
+    number = math.gcd(len(devices), batch_size)
+    if number < len(devices):
+      mesh = make_mesh(number, devices=devices[:number])
+  check_batch_size(mesh, batch_size)
+  return mesh
+
+
 def put(tree: PyTree, sharding: PyTree) -> PyTree:
   """Arrays on a mesh, from arrays that all processes have as a whole.
 
@@ -137,8 +161,16 @@ def is_split(tree: PyTree) -> bool:
 
 
 def own(x: jax.Array) -> jax.Array:
-  """The copy of an array on this process's first device; each has it whole."""
-  return x if x.is_fully_addressable else x.addressable_data(0)
+  """An array of all processes, on this one's devices; each has it whole."""
+  if x.is_fully_addressable:
+    return x
+  copies = [shard.data for shard in x.addressable_shards]
+  if len(copies) == 1:
+    return copies[0]
+  mesh = make_mesh(devices=[copy.device for copy in copies])
+  return jax.make_array_from_single_device_arrays(
+    x.shape, replicated(mesh), copies
+  )
 
 
 def to_host(x: Any) -> np.ndarray:
@@ -180,6 +212,17 @@ class Layout:
   def splits_parameters(self) -> bool:
     """Whether a device has less than all parameters."""
     return self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
+
+  @property
+  def own(self) -> "Layout | None":
+    """On this process's devices of the mesh; None if that is one device."""
+    here = jax.process_index()
+    devices = [d for d in self.mesh.devices.flat if d.process_index == here]
+    if len(devices) == 1:
+      return None
+    if len(devices) == self.mesh.size:
+      return self
+    return Layout(make_mesh(devices=devices), self.rules)
 
   @property
   def spans_processes(self) -> bool:

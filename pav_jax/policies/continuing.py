@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from pav_jax import randomness, steps
 from pav_jax.models import partitioning
+from pav_jax.models.partitioning import Layout
 from pav_jax.policies import sampling, slots, suffixes
 from pav_jax.types import Rollout
 
@@ -71,6 +72,7 @@ def useful_slots(
   rows_per_text: int,
   *,
   num_slots: int,
+  layout: Layout | None = None,
 ) -> float:
   """The fraction of decode slots that gave a token of a response.
 
@@ -81,10 +83,12 @@ def useful_slots(
     num_given: tokens that each row began with.
     rows_per_text: how many rows continue each problem or rollout.
     num_slots: of the policy.
+    layout: of the policy.
   """
   new = np.asarray(completed.prefix_len)[:, -1] - np.asarray(num_given)
   counts = new.reshape(-1, rows_per_text)
-  plan = slots.plan(*counts.shape, num_slots=num_slots)
+  shards = layout.num_shards("sequences") if layout else 1
+  plan = slots.plan(*counts.shape, num_slots=num_slots, shards=shards)
   given = slots.num_decodes(plan, counts) * plan.lanes * plan.slots
   return float(np.maximum(counts - 1, 0).sum() / max(given, 1))
 

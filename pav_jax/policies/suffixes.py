@@ -61,10 +61,7 @@ def decode_suffixes(
     are arbitrary.
   """
   num_texts, num_rows = keys.shape
-  shards = 1
-  if layout is not None:
-    over = dict(layout.rules)["sequences"]
-    shards = math.prod(layout.mesh.shape[axis] for axis in over)
+  shards = layout.num_shards("sequences") if layout else 1
   plan = slots.plan(num_texts, num_rows, num_slots=num_slots, shards=shards)
   missing = plan.chunks * plan.lanes * plan.texts - num_texts
 

@@ -97,7 +97,11 @@ class LanguageModelCompletions:
     new = np.asarray(completed.prefix_len)[:, -1] - num_given
     useful = float(np.maximum(new - 1, 0).sum())
     share = useful_slots(
-      completed, num_given, rows_per_text, num_slots=self.policy.num_slots
+      completed,
+      num_given,
+      rows_per_text,
+      num_slots=self.policy.num_slots,
+      layout=self.policy.layout,
     )
     return useful, useful / share if share else 0.0
 

@@ -82,7 +82,7 @@ def collect(
     problems_per_shard: what is lost, at most, when the run is killed.
     make_policy: `(config, problem) -> LanguageModel`.
     mesh: over which networks and rows are split, from `make_mesh` with `local`;
-      None for one device.
+      None for all of a process's devices on the data axis.
     dead_are_free: whether prefixes that are wrong for certain are taken as
       such, and not completed. Counts have the same distribution either way.
     rows_per_call: completions sampled at a time.

@@ -24,6 +24,7 @@ If a process dies the others end with an error, after PAV_HEARTBEAT_SECONDS
     done
 """
 
+import contextlib
 import glob
 import importlib.util
 import os
@@ -39,6 +40,8 @@ from pav_jax.reporting import progress
 HEARTBEAT_SECONDS = 30
 # Time for the others to end too, once one has come to its end.
 SHUTDOWN_SECONDS = 15
+# Each has parameters of its own, and a share of the rows.
+MAX_CPU_DEVICES = 8
 
 
 def initialize(environment: Mapping[str, str] = os.environ) -> None:
@@ -56,6 +59,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
   """
   found = explicit(environment)
   if found is None and not _has_tpu(environment):
+    cores_as_devices(environment)
     return
   heartbeat = _number(environment, "PAV_HEARTBEAT_SECONDS", 1)
   limits = {
@@ -81,6 +85,30 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
       f"{jax.process_count()} processes, {jax.device_count()} devices"
     )
   wait_for_all("start")
+
+
+def cores_as_devices(environment: Mapping[str, str] = os.environ) -> None:
+  """Makes CPU cores JAX devices, so that batches are divided over them.
+
+  One device uses several cores within some operations and one of them in all
+  others. It comes before anything that asks for JAX's devices, or changes
+  nothing. Their number is a power of two, which divides most batches.
+
+  Args:
+    environment: `JAX_NUM_CPU_DEVICES` counts before this, and so does
+      `--xla_force_host_platform_device_count` in `XLA_FLAGS`.
+  """
+  if "JAX_NUM_CPU_DEVICES" in environment or (
+    "xla_force_host_platform_device_count" in environment.get("XLA_FLAGS", "")
+  ):
+    return
+  if hasattr(os, "sched_getaffinity"):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  devices = min(1 << (cores.bit_length() - 1), MAX_CPU_DEVICES)
+  with contextlib.suppress(RuntimeError):  # JAX has been used before
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def explicit(environment: Mapping[str, str]) -> dict[str, str | int] | None:

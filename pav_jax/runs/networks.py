@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.training.state import sha256
@@ -31,13 +31,20 @@ class Loaded:
 
 
 def layout_of(mesh: jax.sharding.Mesh | None) -> Layout | None:
-  """How networks lie on a mesh; None for none.
+  """How networks lie on a mesh.
+
+  Args:
+    mesh: of this process's devices; None for all of them on the data axis.
+
+  Returns:
+    A layout, or None for a single device.
 
   Raises:
     ValueError: if the mesh has devices of other processes.
   """
   if mesh is None:
-    return None
+    mesh = partitioning.make_mesh(local=True)
+    return Layout(mesh) if mesh.size > 1 else None
   if set(mesh.devices.flat) - set(jax.local_devices()):
     raise ValueError(
       "mesh has devices of other processes, expected make_mesh.local = True: "

@@ -8,7 +8,7 @@ from typing import Any
 import gin
 import jax
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
@@ -72,9 +72,9 @@ def rejection_finetune(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   hf.check_fingerprint(policy, problem.fingerprint)
-  layout = Layout(mesh) if mesh is not None else None
-  if layout and not layout.splits_parameters:
-    layout = None  # each process has a copy of its own
+  layout = Layout(mesh or partitioning.make_mesh())
+  if not layout.splits_parameters:
+    layout = layout.own  # each process has a copy
   config, params = hf.load(policy, layout=layout)
   sampler = make_policy(config, problem)
   path = workdir / "correct.npz"

@@ -105,8 +105,8 @@ def reinforce(
     make_policy: `(config, problem) -> LanguageModel`, at temperature 1.
     tuning_iterations: of each candidate.
     checkpoint_every: iterations.
-    mesh: from `make_mesh`, over which learning is split; None for one device,
-      or of several processes for all their devices on the data axis.
+    mesh: from `make_mesh`, over which learning is split; None for all devices
+      on the data axis.
 
   Returns:
     The `arms` of report.json.
@@ -133,10 +133,7 @@ def reinforce(
     raise ValueError(
       f"arms are named {names}, expected one or more, all unlike"
     )
-  if mesh is None and jax.process_count() > 1:
-    mesh = partitioning.make_mesh()
-  if mesh is not None:
-    partitioning.check_batch_size(mesh, num_problems * num_samples)
+  mesh = partitioning.for_batch(mesh, num_problems * num_samples)
   if num_problems < jax.process_count():
     raise ValueError(
       f"num_problems is {num_problems}, expected at least one for each of "
@@ -147,9 +144,11 @@ def reinforce(
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
   hf.check_fingerprint(policy, problem.fingerprint)
-  layout = mesh and Layout(mesh)
+  layout = Layout(mesh) if mesh.size > 1 else None
   split = layout is not None and layout.splits_parameters
-  config, params = hf.load(policy, layout=layout if split else None)
+  # The start is sampled from too, by each process for itself.
+  where = layout if split or layout is None else layout.own
+  config, params = hf.load(policy, layout=where)
   sampler = make_policy(config, problem)
   if (sampler.temperature, sampler.top_k, sampler.top_p) != (1.0, None, 1.0):
     raise ValueError(

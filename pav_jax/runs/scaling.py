@@ -207,7 +207,7 @@ def scaling(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
-  layout = Layout(mesh or partitioning.make_mesh())
+  layout = Layout(partitioning.for_batch(mesh, schedule.batch_size))
   labels = labels or labelling.Labelling()
   optimizer = optimizer or sft.AdamW()
   load = _loader([held_out, *(d.data for d in designs)], problem)

@@ -94,7 +94,7 @@ def compare_searches(
     beams_per_call: B · N of a search; bounds memory.
     rows_per_call: responses sampled at a time.
     mesh: over which the policy is split, from `make_mesh` with `local`; None
-      for one device. `load_verifier.mesh` splits a verifier.
+      for all devices on the data axis. `load_verifier.mesh` splits a verifier.
 
   Returns:
     The `arms` of report.json.

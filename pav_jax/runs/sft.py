@@ -109,7 +109,9 @@ def finetune(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
-  layout = Layout(mesh or partitioning.make_mesh())
+  mesh = mesh or partitioning.make_mesh()
+  sizes = [getattr(stage.batches, "num_rows", mesh.size) for stage in stages]
+  layout = Layout(partitioning.for_batch(mesh, math.gcd(*sizes)))
   key = jax.random.key(seed)
   init_key, validation_key, test_key = jax.random.split(key, 3)
   config = {

@@ -155,8 +155,7 @@ def fit_verifier(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   write_config(workdir)
-  layout = Layout(mesh or partitioning.make_mesh())
-  partitioning.check_batch_size(layout.mesh, schedule.batch_size)
+  layout = Layout(partitioning.for_batch(mesh, schedule.batch_size))
   train, validation, test = inputs.load(data, held_out, held_out_share, problem)
   learnt = labelling.examples(train, labels)
   validation, test = (
@@ -333,7 +332,7 @@ def _own(params: PyTree, config: VerifierConfig, layout: Layout) -> Verifier:
   """A verifier as `processes.to_sample` has policies."""
   if layout.splits_parameters or jax.process_count() == 1:
     return Verifier(params, config, layout=layout)
-  return Verifier(processes.on_own_device(params), config)
+  return Verifier(processes.on_own(params), config, layout=layout.own)
 
 
 def _score(

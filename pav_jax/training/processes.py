@@ -106,9 +106,10 @@ def to_sample(
 ) -> tuple[LanguageModel, PyTree]:
   """A policy as it samples while its parameters are trained.
 
-  Where devices have all parameters, each process samples with one of its own.
-  Where parameters are split they stay where they are, and the policy's layout
-  says so: all processes sample together then, and each has all responses.
+  Where devices have all parameters, each process divides what it samples over
+  its own devices. Where parameters are split they stay where they are: all
+  processes sample together then, and each has all responses. The policy's
+  layout says which.
 
   Args:
     policy: whose network it is.
@@ -119,11 +120,11 @@ def to_sample(
     return policy, params
   if layout.splits_parameters:
     return dataclasses.replace(policy, layout=layout), params
-  return policy, on_own_device(params)
+  return dataclasses.replace(policy, layout=layout.own), on_own(params)
 
 
-def on_own_device(tree: PyTree) -> PyTree:
-  """Copies on this process's first device of arrays that each has whole."""
+def on_own(tree: PyTree) -> PyTree:
+  """On this process's devices, arrays that each device has whole."""
   return jax.tree.map(partitioning.own, tree)
 
 

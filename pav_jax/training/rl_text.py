@@ -213,10 +213,11 @@ class Trainer:
       return prover(key, rollout)
     # A verifier, which runs on the device.
     if processes.together(prover) and not self.is_split:
-      own = processes.on_own_device(prover.params)
-      prover = dataclasses.replace(prover, params=own, layout=None)
+      prover = dataclasses.replace(
+        prover, params=processes.on_own(prover.params), layout=prover.layout.own
+      )
     if not processes.together(prover):
-      rollout = jax.tree.map(partitioning.own, rollout)
+      rollout = processes.on_own(rollout)
     return rollout_values.compiled(prover, rollout)
 
   def iterate(

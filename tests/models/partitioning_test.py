@@ -75,6 +75,36 @@ def test_batch_size_must_divide_evenly_over_the_shards():
       partitioning.check_batch_size(mesh, size)
 
 
+def test_cores_that_do_not_divide_a_batch_are_left_out():
+  whole = partitioning.make_mesh()
+  for batch, devices in ((16, 8), (12, 4), (6, 2), (5, 1)):
+    mesh = partitioning.for_batch(None, batch)
+    assert mesh.shape["data"] == mesh.size == devices
+    assert partitioning.for_batch(whole, batch) == mesh
+  assert partitioning.for_batch(whole, 8) is whole
+  # Who splits parameters has counted the devices.
+  split = partitioning.make_mesh(4, 2)
+  assert partitioning.for_batch(split, 16) is split
+  with pytest.raises(ValueError, match=r"batch_size is 12, .* of 8"):
+    partitioning.for_batch(split, 12)
+  for size in (0, -4):
+    with pytest.raises(ValueError, match=f"batch_size is {size}, "):
+      partitioning.for_batch(None, size)
+
+
+def test_a_batch_divides_over_all_devices_of_several_processes(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match=r"batch_size is 12, .* of 8"):
+    partitioning.for_batch(None, 12)
+
+
+def test_a_process_has_its_own_part_of_a_layout():
+  layout = partitioning.Layout(partitioning.make_mesh())
+  assert layout.own is layout
+  one = partitioning.make_mesh(devices=jax.devices()[:1])
+  assert partitioning.Layout(one).own is None
+
+
 def test_rules_say_where_named_axes_lie():
   layout = partitioning.Layout(partitioning.make_mesh(2, 2, 2))
   spec = layout.spec(("batch", "length", "mlp"))

@@ -404,6 +404,10 @@ def test_useful_slots_by_hand(rollout):
   assert useful(num_slots=4) == pytest.approx(8 / 20)
   # A slot that rows take turns in is always busy.
   assert useful(num_slots=1) == 1
+  # Two devices have a lane each; that of the other one is empty.
+  mesh = partitioning.make_mesh(devices=jax.devices()[:2])
+  layout = partitioning.Layout(mesh)
+  assert useful(num_slots=4, layout=layout) == pytest.approx(8 / 40)
   none = dataclasses.replace(rows, prefix_len=np.ones((4, 4), int))
   assert continuing.useful_slots(none, np.ones(4, int), 4, num_slots=4) == 0
 

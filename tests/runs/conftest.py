@@ -15,8 +15,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 
 
-def start(number, workdir, gin_file, *bindings, devices=1):
-  """Processes with simulated devices each; a single one is no part of many."""
+def start(number, workdir, gin_file, *bindings, devices=1, command=None):
+  """Processes with simulated devices each; a single one is no part of many.
+
+  They run the gin file, or a command.
+  """
   environment = os.environ | {
     "PYTHONPATH": str(ROOT),
     "XLA_FLAGS": re.sub(
@@ -33,7 +36,7 @@ def start(number, workdir, gin_file, *bindings, devices=1):
       "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
       "JAX_NUM_PROCESSES": str(number),
     }
-  command = [
+  command = command or [
     sys.executable,
     "-m",
     "pav_jax.main",

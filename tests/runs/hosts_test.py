@@ -1,9 +1,11 @@
 """Programs in several processes, which find each other and end together."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -78,6 +80,55 @@ def test_a_run_for_one_process_says_so(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match="compare runs in one process; got 2"):
     hosts.require_one_process("compare")
+
+
+@pytest.mark.parametrize(
+  "cores, devices", [(1, 1), (2, 2), (3, 2), (6, 4), (12, 8), (64, 8)]
+)
+def test_cores_become_a_power_of_two_of_devices(monkeypatch, cores, devices):
+  changed = []
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+  monkeypatch.setattr(jax.config, "update", lambda *x: changed.append(x))
+  hosts.cores_as_devices({"XLA_FLAGS": "--xla_some_other=1"})
+  assert changed == [("jax_num_cpu_devices", devices)]
+  hosts.cores_as_devices({"JAX_NUM_CPU_DEVICES": "3"})
+  flag = "--xla_force_host_platform_device_count=3"
+  hosts.cores_as_devices({"XLA_FLAGS": flag})
+  assert len(changed) == 1
+
+
+def test_devices_that_are_in_use_are_not_changed():
+  hosts.cores_as_devices({})
+  assert jax.device_count() == 8
+
+
+OWN = """
+import sys
+import jax
+import numpy as np
+from pav_jax.models import partitioning
+from pav_jax.runs import hosts
+
+hosts.initialize()
+layout = partitioning.Layout(partitioning.make_mesh())
+assert layout.mesh.size == 2 * jax.process_count()
+x = np.arange(6.0)
+whole = partitioning.put(x, partitioning.replicated(layout.mesh))
+own = partitioning.own(whole)
+assert own.is_fully_addressable
+assert own.sharding.mesh == layout.own.mesh
+assert layout.own.mesh.size == 2
+np.testing.assert_array_equal(jax.jit(lambda x: 2 * x)(own), 2 * x)
+hosts.leave(0)
+"""
+
+
+def test_a_process_of_several_has_its_own_devices(processes):
+  """Two with two devices each."""
+  command = [sys.executable, "-c", OWN]
+  both = processes.start(2, None, None, devices=2, command=command)
+  statuses, printed = processes.finish(both)
+  assert statuses == [0, 0], printed
 
 
 def rows(path):

@@ -31,7 +31,7 @@ def test_a_single_process_has_it_all():
 
 
 def test_a_policy_samples_where_its_parameters_are():
-  """Split they stay so, and the policy is told; otherwise it is as it was."""
+  """The policy is told that they are on several devices, split or copied."""
   params = {"w": jnp.ones(8)}
   assert processes.to_sample(POLICY, params, None) == (POLICY, params)
   for sizes, split in (((8, 1, 1), False), ((2, 4, 1), True)):
@@ -39,8 +39,10 @@ def test_a_policy_samples_where_its_parameters_are():
     assert layout.splits_parameters == split
     assert not layout.spans_processes
     policy, placed = processes.to_sample(POLICY, params, layout)
-    assert policy.layout == (layout if split else None)
+    assert policy.layout is layout
     assert placed["w"] is params["w"]
+  alone = Layout(partitioning.make_mesh(devices=jax.devices()[:1]))
+  assert processes.to_sample(POLICY, params, alone) == (POLICY, params)
 
 
 @pytest.mark.parametrize("number, count", [(10, 4), (3, 4), (0, 2), (8, 8)])
