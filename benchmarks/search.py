@@ -17,48 +17,24 @@ have; a trace then goes on to its last step, and steps to their token limit.
 
 import argparse
 import dataclasses
-import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.models import hf, transformer
+from pav_jax.models import hf, partitioning, transformer
 from pav_jax.models import verifier as network
 from pav_jax.models.transformer_config import preset
 from pav_jax.models.verifier import VerifierConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.provers import verifier as verifiers
+from pav_jax.runs import hosts, networks
 from pav_jax.search import language_model as searching
 from pav_jax.search import stepping
 from pav_jax.search.judging import Judge
 from pav_jax.search.selection import Settings
-
-
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["params", "k"],
-  meta_fields=["config", "layout"],
-)
-@dataclasses.dataclass(frozen=True)
-class RandomVerifier:
-  """What a judge needs of a verifier."""
-
-  params: dict
-  config: VerifierConfig
-  k: float = 1.0
-  layout: None = None
-
-  def __call__(self, key, rollout):
-    """q of all prefixes."""
-    return jax.nn.sigmoid(self.logits(rollout))
-
-  def logits(self, rollout):
-    """One pass over whole traces."""
-    at = jnp.asarray(rollout.prefix_len) - 1
-    return network.values(self.config, self.params, rollout.tokens, at)
 
 
 def random_verifier(trunk, params, layers):
@@ -66,7 +42,7 @@ def random_verifier(trunk, params, layers):
   params = network.init(config, params, jax.random.key(1))
   kernel = jax.random.normal(jax.random.key(2), (trunk.width,))
   params["head"] |= {"kernel": 0.3 * kernel}
-  return RandomVerifier(params, config)
+  return verifiers.Verifier(params, config)
 
 
 class Reread:
@@ -128,6 +104,8 @@ def main():
   args = parser.parse_args()
 
   problem = Chain()
+  hosts.cores_as_devices()
+  layout = networks.layout_of(None)
   if args.policy:
     config, params = hf.load(args.policy)
   else:
@@ -138,6 +116,10 @@ def main():
   else:
     verifier = random_verifier(config, params, args.reader_layers)
   policy = language_model(config, problem)
+  if layout:
+    params = partitioning.put(params, partitioning.replicated(layout.mesh))
+    policy = dataclasses.replace(policy, layout=layout)
+    verifier = networks.copied(verifier, layout)
   ids = problem.problem_ids("test", 0, args.problems)
   prompts = problem.prompts(ids)
   settings = Settings(num_beams=args.beams, num_steps=policy.max_steps)

@@ -138,7 +138,7 @@ def fails(capsys, workdir, *arguments, gin_file=TINY):
     ("ALPHA=float('nan')", """cannot parse "ALPHA=float('nan')"; expected"""),
     ("ALPHA=1e999", "alpha is inf, expected a finite number"),
     ("NUM_ITERATIONS=0", "num_iterations is 0, expected at least 1"),
-    ("BATCH_SIZE=12", "batch_size is 12, expected a positive multiple of 8"),
+    ("BATCH_SIZE=0", "batch_size is 0, expected a positive multiple of 8"),
     ("NUM_ITERATION=5", "NUM_ITERATION; did you mean NUM_ITERATIONS?"),
     ("compare.num_seed=5", "did you mean num_seeds?"),
     ("comparee.num_seeds=5", "did you mean compare?"),

@@ -9,6 +9,7 @@ import jax
 from pav_jax.models import hf, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.provers.verifier import Verifier
 from pav_jax.training.state import sha256
 
 
@@ -51,6 +52,22 @@ def layout_of(mesh: jax.sharding.Mesh | None) -> Layout | None:
       "each process has networks of its own"
     )
   return Layout(mesh)
+
+
+def copied(prover: Any, layout: Layout | None) -> Any:
+  """A verifier with a copy of its parameters on every device of a layout.
+
+  Args:
+    prover: of one device; others are given back as they are, and so are
+      verifiers that have a layout.
+    layout: of the policy; where that is split nothing is copied.
+  """
+  if layout is None or layout.splits_parameters:
+    return prover
+  if not isinstance(prover, Verifier) or prover.layout is not None:
+    return prover
+  params = partitioning.put(prover.params, partitioning.replicated(layout.mesh))
+  return dataclasses.replace(prover, params=params, layout=layout)
 
 
 def load(

@@ -17,7 +17,7 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.reporting import progress, search_plots
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs import search_report, search_samples
-from pav_jax.runs.networks import layout_of
+from pav_jax.runs.networks import copied, layout_of
 from pav_jax.runs.search_arms import Arm, Searcher
 from pav_jax.search.judging import Judge, network
 from pav_jax.search.tune_alpha import GRID, best_alpha
@@ -133,6 +133,10 @@ def compare_searches(
   model = language_model(config, problem, temperature=temperature)
   same = {"policy": repr(model)}
   model = dataclasses.replace(model, layout=layout)
+  verifier = copied(verifier, layout)
+  arms = [
+    dataclasses.replace(arm, prover=copied(arm.prover, layout)) for arm in arms
+  ]
   _check_same_run(
     workdir,
     same
