@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.models import partitioning, transformer
+from pav_jax.models import verifier as network
+from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import preset
+from pav_jax.models.verifier import VerifierConfig
+from pav_jax.problems.chain import Chain
+from pav_jax.provers.verifier import Verifier
+from pav_jax.runs import networks
+
+PROBLEM = Chain(horizon=3)
+IDS = PROBLEM.problem_ids("test", 0, 8)
+
+
+def test_networks_lie_on_all_devices_of_a_process():
+  layout = networks.layout_of(None)
+  assert layout.mesh.shape["data"] == layout.mesh.size == 8
+  half = partitioning.make_mesh(devices=jax.devices()[:4])
+  assert networks.layout_of(half) == Layout(half)
+
+
+def test_one_device_needs_no_layout(monkeypatch):
+  monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+  assert networks.layout_of(None) is None
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_devices_of_other_processes_are_refused(monkeypatch):
+  monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:4])
+  with pytest.raises(ValueError, match=r"expected make_mesh\.local = True"):
+    networks.layout_of(partitioning.make_mesh(devices=jax.devices()))
+
+
+def test_a_copied_verifier_scores_as_the_one_did():
+  """Each device scores some of the rows, with all parameters."""
+  trunk = preset("tiny", num_layers=2)
+  config = VerifierConfig(trunk)
+  params = network.init(
+    config, transformer.init(trunk, jax.random.key(0)), jax.random.key(1)
+  )
+  params["head"]["kernel"] = jnp.linspace(-1, 1, trunk.width)
+  verifier = Verifier(params, config)
+  layout = networks.layout_of(None)
+  copied = networks.copied(verifier, layout)
+  assert copied.layout == layout
+  for x in jax.tree.leaves(copied.params):
+    assert x.is_fully_replicated and len(x.sharding.device_set) == 8
+  rollout = PROBLEM.demonstrations(IDS, np.zeros_like(IDS))
+  score = jax.jit(Verifier.logits)
+  found, expected = score(copied, rollout), score(verifier, rollout)
+  assert len(found.sharding.device_set) == 8
+  assert np.std(expected) > 0.01
+  # Sums of some hundred products in single precision.
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_needs_no_copies_is_given_back():
+  layout = networks.layout_of(None)
+  verifier = Verifier({"w": jnp.ones(3)}, VerifierConfig(preset("tiny")))
+  placed = networks.copied(verifier, layout)
+  split = Layout(partitioning.make_mesh(4, 2))
+  assert networks.copied(verifier, None) is verifier
+  assert networks.copied(verifier, split) is verifier
+  assert networks.copied(placed, layout) is placed
+  assert networks.copied(print, layout) is print
