@@ -174,5 +174,7 @@ def test_the_projects_pipelines_bind_what_their_parts_know(
   for files, bindings in asked:
     gin.clear_config()
     configuration.parse_gin(files, bindings)
-    assert "SEED=1" in bindings or files == ("gin/runs/rl_regimes.gin",)
+    # A figure of finished parts has no seed.
+    drawn = [file for file in files if str(file).endswith("rl_regimes.gin")]
+    assert drawn or "SEED=1" in bindings
   gin.clear_config()
