@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.models import transformer
+from pav_jax.models import partitioning, transformer
 from pav_jax.models.transformer_config import preset
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.provers.rollout_values import ClosedForm
+from pav_jax.runs import hosts, networks
 from pav_jax.training import probes, rl_text
 from pav_jax.training.baselines import GroupMean
 from pav_jax.training.rewards import Reward
@@ -53,6 +54,8 @@ def main():
   )
   args = parser.parse_args()
 
+  hosts.cores_as_devices()
+  layout = networks.layout_of(None)
   problem = Chain()
   if args.policy:
     from pav_jax.models import hf
@@ -63,6 +66,9 @@ def main():
     params = transformer.init(config, jax.random.key(0))
   size = sum(x.size for x in jax.tree.leaves(params))
   policy = language_model(config, problem, max_new_tokens=64)
+  if layout:
+    policy = dataclasses.replace(policy, layout=layout)
+    params = partitioning.put(params, partitioning.replicated(layout.mesh))
   rows = args.problems * args.samples
   print(f"{size:,} parameters, {rows} rollouts of at most 64 tokens")
   updates = {"adam": Gradient("adam", 1e-5, kl_weight=1e-3, clip_norm=1.0)}
@@ -80,12 +86,16 @@ def main():
       jax.random.key(0),
       args.problems,
       args.samples,
+      layout,
     )
-    state = rl_text.init_state(arm, policy, jax.random.key(1), params)
+    state = rl_text.init_state(arm, policy, jax.random.key(1), params, layout)
     rollout = trainer.sample(state.params, 0)
     host = jax.tree.map(np.asarray, rollout)
     host = dataclasses.replace(host, outcome=problem.outcomes(host))
     graded = dataclasses.replace(rollout, outcome=jnp.asarray(host.outcome))
+    if layout:
+      over = partitioning.over_batch(layout.mesh)
+      graded = partitioning.put(graded, over)
     logp_ref = rl_text.logp(policy, params, rollout)
     q = trainer.values(state, rollout)
     reward = dataclasses.replace(arm.reward, prover=None)

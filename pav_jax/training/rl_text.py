@@ -254,9 +254,11 @@ class Trainer:
     scored = q
     if self.layout:
       policy = dataclasses.replace(policy, layout=self.layout)
-      batch = jax.tree.map(np.asarray, (host, logp_ref, q))
-      if not processes.together(sampler):
-        batch = jax.tree.map(processes.gather, batch)
+      batch = (host, logp_ref, q)
+      if jax.process_count() > 1:
+        batch = jax.tree.map(np.asarray, batch)
+        if not processes.together(sampler):
+          batch = jax.tree.map(processes.gather, batch)
       host, logp_ref, q = batch
       scored = q
       rollout, logp_ref, q = partitioning.put(

@@ -118,9 +118,9 @@ def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     finetune(tmp_path)
   monkeypatch.setattr(Checkpoints, "save", save)
-  assert finetune(tmp_path) == tested | {
-    "tokens_per_second": pytest.approx(tested["tokens_per_second"], rel=100)
-  }
+  # Its speed may be another.
+  again = finetune(tmp_path)
+  assert again == tested | {"tokens_per_second": again["tokens_per_second"]}
   policies = [path / "policy/model.safetensors" for path in (workdir, tmp_path)]
   assert policies[0].read_bytes() == policies[1].read_bytes()
 
