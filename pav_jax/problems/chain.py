@@ -233,7 +233,7 @@ class Chain(text.GeneratedProblem):
       ValueError: if a prompt is none of this problem's, or a prefix ends
         within a step.
     """
-    tokens = np.asarray(rollout.tokens)
+    tokens = self.written(rollout)
     prefix_len = np.asarray(rollout.prefix_len)
     at = self.steps_before(rollout)
     every = self.notation.read(tokens, self.prefix_lengths(tokens))

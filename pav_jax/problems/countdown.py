@@ -286,9 +286,8 @@ class Countdown(text.GeneratedProblem):
       return None
     return [*left, c]
 
-  def _rows(self, rollout):
+  def _rows(self, tokens):
     """`_trace` of every row, at the offsets that its tokens have."""
-    tokens = np.asarray(rollout.tokens)
     offsets = self.prefix_lengths(tokens) - self.prompt_len
     for row, steps in zip(tokens, offsets, strict=True):
       prompt, response = np.split(row, [self.prompt_len])
@@ -303,7 +302,7 @@ class Countdown(text.GeneratedProblem):
     return np.array(
       [
         ended[-1] and states[-1] == [target]
-        for states, target, ended in self._rows(rollout)
+        for states, target, ended in self._rows(np.asarray(rollout.tokens))
       ],
       np.float32,
     )
@@ -340,7 +339,8 @@ class Countdown(text.GeneratedProblem):
     """
     at = self.steps_before(rollout)
     dead = np.ones((len(at), int(at.max()) + 1), bool)
-    for row, (states, target, ended) in enumerate(self._rows(rollout)):
+    rows = self._rows(self.written(rollout))
+    for row, (states, target, ended) in enumerate(rows):
       for h, numbers in enumerate(states[: dead.shape[1]]):
         if numbers is None:
           break
@@ -356,7 +356,7 @@ class Countdown(text.GeneratedProblem):
     """
     at = self.steps_before(rollout)
     legal = np.zeros((len(at), int(at.max()) + 1), bool)
-    for row, (states, _, _) in enumerate(self._rows(rollout)):
+    for row, (states, _, _) in enumerate(self._rows(self.written(rollout))):
       states = states[: legal.shape[1]]
       legal[row, : len(states)] = [numbers is not None for numbers in states]
     return np.take_along_axis(legal, at, -1)

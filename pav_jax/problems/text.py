@@ -300,6 +300,17 @@ class GeneratedProblem(abc.ABC):
       num_steps=num_steps,
     )
 
+  def written(self, rollout: Rollout) -> Int[np.ndarray, "B T"]:
+    """Tokens, where padding within a response is an id without a meaning.
+
+    A policy may draw the padding token like any other; the response goes on
+    behind it, to where the rollout's last prefix ends.
+    """
+    tokens = np.asarray(rollout.tokens)
+    within = np.arange(tokens.shape[1]) < np.asarray(rollout.prefix_len)[:, -1:]
+    drawn = within & (tokens == self.vocabulary.pad_id)
+    return np.where(drawn, len(self.ends_step), tokens).astype(np.int32)
+
   def steps_before(self, rollout: Rollout) -> Int[np.ndarray, "B P"]:
     """How many steps of its response each prefix holds, int64[B, P].
 
@@ -316,7 +327,7 @@ class GeneratedProblem(abc.ABC):
         f"prompts have {prefix_len[:, 0].min()} … {prefix_len[:, 0].max()} "
         f"tokens, expected {self.prompt_len}"
       )
-    ends = self.prefix_lengths(rollout.tokens)
+    ends = self.prefix_lengths(self.written(rollout))
     at = np.sum(ends[:, None, 1:] <= prefix_len[:, :, None], -1)
     at[:, 0] = 0
     if (np.take_along_axis(ends, at, -1) != prefix_len).any():

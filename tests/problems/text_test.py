@@ -186,6 +186,28 @@ def test_grades_never_raise(problem):
 
 
 @each_problem
+def test_padding_that_a_policy_drew_is_a_mistake_and_no_end(problem):
+  """A response of three steps, with padding in the second one."""
+  ids = problem.problem_ids("test", 0, 4)
+  rollout = problem.demonstrations(ids, np.zeros_like(ids))
+  prefix_len = rollout.prefix_len[:, :4].copy()
+  prefix_len[:, 3] = rollout.prefix_len[:, -1]
+  tokens = rollout.tokens.copy()
+  rows = np.arange(len(tokens))
+  tokens[rows, prefix_len[:, 1]] = problem.vocabulary.pad_id
+  drawn = dataclasses.replace(rollout, tokens=tokens, prefix_len=prefix_len)
+  assert not problem.outcomes(drawn).any()
+  before = problem.dead_prefixes(
+    dataclasses.replace(rollout, prefix_len=prefix_len)
+  )
+  dead = problem.dead_prefixes(drawn)
+  np.testing.assert_array_equal(dead[:, :2], before[:, :2])
+  assert dead[:, 2:].all()
+  legal = problem.well_formed(drawn)
+  assert legal[:, :2].all() and not legal[:, 2:].any()
+
+
+@each_problem
 def test_bad_requests(problem, no_shape_checks):
   for args in (("dev", 0, 1), ("train", 3, 3), ("test", -1, 4)):
     with pytest.raises(ValueError, match="expected"):
