@@ -58,12 +58,15 @@ def copied(prover: Any, layout: Layout | None) -> Any:
   """A verifier with a copy of its parameters on every device of a layout.
 
   Args:
-    prover: of one device; others are given back as they are, and so are
-      verifiers that have a layout.
+    prover: of one device, or with such a one as its own `prover`; others are
+      given back as they are, and so are verifiers that have a layout.
     layout: of the policy; where that is split nothing is copied.
   """
   if layout is None or layout.splits_parameters:
     return prover
+  if dataclasses.is_dataclass(prover) and hasattr(prover, "prover"):
+    inner = copied(prover.prover, layout)
+    return dataclasses.replace(prover, prover=inner)
   if not isinstance(prover, Verifier) or prover.layout is not None:
     return prover
   params = partitioning.put(prover.params, partitioning.replicated(layout.mesh))

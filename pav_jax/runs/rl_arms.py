@@ -50,7 +50,7 @@ def fixed_verifier(
 def grid(
   arm: LanguageArm,
   *,
-  learning_rates: Sequence[float],
+  rates: Sequence[float],
   alphas: Sequence[float] | None = None,
   setting: str = "learning_rate",
 ) -> Candidates:
@@ -58,7 +58,7 @@ def grid(
 
   Args:
     arm: whose update has the setting.
-    learning_rates: of the update, or values of another setting.
+    rates: learning rates of the update, or values of another setting.
     alphas: of the reward; None for the arm's own.
     setting: of the update; of a `NaturalGradient` "step_size" or, where its
       limit decides, "max_kl".
@@ -71,7 +71,7 @@ def grid(
       f"the update of {arm.name!r} is {arm.update}, which has no {setting}"
     )
   candidates = []
-  for rate in learning_rates:
+  for rate in rates:
     for alpha in alphas or (arm.reward.alpha,):
       update = dataclasses.replace(arm.update, **{setting: rate})
       reward = dataclasses.replace(arm.reward, alpha=alpha)

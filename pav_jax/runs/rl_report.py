@@ -49,11 +49,14 @@ def warnings(
   probes = ("no_progress", "empty", "length", "distinct", "score_gap")
   known = {name: series(curves[name]) for name in probes if name in curves}
   first = {name: float(x[0]) for name, x in known.items()}
-  found = {}
+  known["accuracy"] = series(curves["accuracy"])
+  found, best = {}, 0.0
   for at in range(len(known["length"])):
     begin = max(0, at + 1 - WINDOW)
     now = {name: float(x[begin : at + 1].mean()) for name, x in known.items()}
-    for name, text in thresholds.exceeded(now, first).items():
+    if at + 1 >= WINDOW:
+      best = max(best, now["accuracy"])
+    for name, text in thresholds.exceeded(now, first, best).items():
       found.setdefault(name, {"iteration": at + 1, "says": text})
   return found
 

@@ -1,6 +1,7 @@
 """The run that compares ways of searching on held-out problems."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.reporting import progress, search_plots
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs import search_report, search_samples
+from pav_jax.runs.division import Division
 from pav_jax.runs.networks import copied, layout_of
 from pav_jax.runs.search_arms import Arm, Searcher
 from pav_jax.search.judging import Judge, network
@@ -70,8 +72,9 @@ def compare_searches(
 
   Every method answers the same problems. All re-rankers, at every N and α,
   share one set of samples. Randomness is addressed, so a run that was killed
-  ends with the same answers. Of several processes the first does it all, and
-  the others wait.
+  ends with the same answers, and so do several processes, which take turns with
+  parts of `beams_per_call` and `rows_per_call` in a workdir that all of them
+  see.
 
   Args:
     workdir: gets rows.jsonl (a row for each problem, method and size: answer,
@@ -103,9 +106,9 @@ def compare_searches(
     ValueError: for arms of one name, a policy of another vocabulary, problems
       that α is tuned on, a mesh with devices of other processes, or a workdir
       of another run.
+    FileNotFoundError: if processes do not see each other's files.
+    Preempted: after SIGTERM, when the parts that were begun are written.
   """
-  if not processes.is_first():
-    return processes.agree(None)
   start = time.monotonic()
   tuning = tuning or Tuning()
   names = [arm.name for arm in arms]
@@ -133,6 +136,11 @@ def compare_searches(
   model = language_model(config, problem, temperature=temperature)
   same = {"policy": repr(model)}
   model = dataclasses.replace(model, layout=layout)
+  if any(map(processes.together, (verifier, *(arm.prover for arm in arms)))):
+    raise ValueError(
+      "a verifier is split over several processes, expected make_mesh.local = "
+      "True: processes search at a pace of their own"
+    )
   verifier = copied(verifier, layout)
   arms = [
     dataclasses.replace(arm, prover=copied(arm.prover, layout)) for arm in arms
@@ -152,51 +160,67 @@ def compare_searches(
       **{f"arm {arm.name}": _arm_identity(arm) for arm in arms},
     },
   )
-  key = jax.random.key(seed)
-  searcher = Searcher(
-    workdir / "units",
-    model,
-    params,
-    problem,
-    jax.random.fold_in(key, 0),
-    max_step_tokens,
-    beams_per_call,
-  )
+  keys = jax.random.key(seed)
   judge = Judge(verifier)
-  tuned = _tune(searcher, judge, tuning)
   ids = problem.problem_ids(split, first_problem, first_problem + num_problems)
-  samples = _samples(
-    workdir / "samples",
-    model,
-    params,
-    judge,
-    jax.random.fold_in(key, 1),
-    problem,
-    ids,
-    num_samples,
-    rows_per_call,
-  )
-  greedy = _samples(
-    workdir / "greedy",
-    dataclasses.replace(model, temperature=0.0),
-    params,
-    judge,
-    key,
-    problem,
-    ids,
-    1,
-    rows_per_call,
-  )
+  with Division() as division:
+    draw = functools.partial(
+      search_samples.draw,
+      division,
+      params=params,
+      judge=judge,
+      problem=problem,
+      rows_per_call=rows_per_call,
+    )
+    searcher = Searcher(
+      division,
+      workdir / "units",
+      model,
+      params,
+      problem,
+      jax.random.fold_in(keys, 0),
+      max_step_tokens,
+      beams_per_call,
+    )
+    tuned = _tune(searcher, judge, tuning)
+    draw(
+      workdir / "samples",
+      model,
+      key=jax.random.fold_in(keys, 1),
+      problem_id=ids,
+      num_samples=num_samples,
+    )
+    draw(
+      workdir / "greedy",
+      dataclasses.replace(model, temperature=0.0),
+      key=keys,
+      problem_id=ids,
+      num_samples=1,
+    )
+    for arm in arms:
+      searcher.write(arm, ids, verifier, ns, tuned["alpha"])
+    if tuning.num_samples:
+      draw(
+        workdir / "validation",
+        model,
+        key=jax.random.fold_in(keys, 2),
+        problem_id=problem.problem_ids("validation", 0, tuning.num_problems),
+        num_samples=tuning.num_samples,
+      )
+    division.wait()
+  if not processes.is_first():
+    return processes.agree(None)
+  samples = search_samples.read(workdir / "samples")
   methods = search_report.rerank(
     ids,
     samples,
-    greedy,
+    search_samples.read(workdir / "greedy"),
     alpha=tuned["alpha"],
     policy=config,
     verifier=network(verifier),
   )
   for arm in arms:
-    methods[arm.name] = searcher.run(arm, ids, verifier, ns, tuned["alpha"])
+    methods[arm.name] = searcher.read(arm, ids, ns)
   with (workdir / "rows.partial").open("w") as file:
     for name, sizes in methods.items():
       for number, rows in sizes.items():
@@ -207,17 +231,7 @@ def compare_searches(
   report = search_report.summarize(methods)
   more = {"alpha": tuned}
   if tuning.num_samples:
-    validation = _samples(
-      workdir / "validation",
-      model,
-      params,
-      judge,
-      jax.random.fold_in(key, 2),
-      problem,
-      problem.problem_ids("validation", 0, tuning.num_problems),
-      tuning.num_samples,
-      rows_per_call,
-    )
+    validation = search_samples.read(workdir / "validation")
     more["outcome_error"] = search_report.outcome_errors(
       validation, samples, alpha=tuned["alpha"]
     )
@@ -245,33 +259,16 @@ def _tune(searcher: Searcher, judge: Judge, tuning: Tuning) -> dict[str, Any]:
     return {"alpha": float(alphas[0])}
   settings = Arm("tuning").settings(tuning.num_beams, searcher.policy.max_steps)
   ids = searcher.problem.problem_ids("validation", 0, tuning.num_problems)
-  rows = searcher.rows(
-    "tuning alpha",
-    judge,
-    settings,
-    np.tile(ids, len(alphas)),
-    np.repeat(np.array(alphas, np.float64), len(ids)),
-  )
-  correct = np.array([row["correct"] for row in rows])
+  every = np.tile(ids, len(alphas))
+  weights = np.repeat(np.array(alphas, np.float64), len(ids))
+  searcher.write_rows("tuning alpha", judge, settings, every, weights)
+  searcher.division.wait()
+  correct = None
+  if processes.is_first():
+    rows = searcher.read_rows("tuning alpha", settings, every)
+    correct = np.array([row["correct"] for row in rows])
+  correct = processes.agree(correct)
   return best_alpha(alphas, correct.reshape(len(alphas), len(ids)))
-
-
-def _samples(
-  path, policy, params, judge, key, problem, ids, num_samples, rows_per_call
-) -> search_samples.Samples:
-  with progress.Progress(len(ids), label=path.name) as bar:
-    return search_samples.draw(
-      path,
-      policy,
-      params,
-      judge,
-      key,
-      problem,
-      ids,
-      num_samples=num_samples,
-      rows_per_call=rows_per_call,
-      tell=lambda done: bar.update(done, {}),
-    )
 
 
 def _identity(prover: Any) -> str:
@@ -302,6 +299,7 @@ def _check_same_run(workdir: pathlib.Path, settings: dict[str, str]) -> None:
       f"{workdir} holds a search with another configuration: "
       f"{'; '.join(changes)}. Choose another workdir"
     )
-  partial = file.with_suffix(".partial")
-  partial.write_text(json.dumps(before | settings, indent=1) + "\n")
-  os.replace(partial, file)
+  if processes.is_first():
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(before | settings, indent=1) + "\n")
+    os.replace(partial, file)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import time
@@ -15,9 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.reporting import progress
 from pav_jax.runs import search_report
-from pav_jax.runs.search_samples import in_parts
+from pav_jax.runs.division import Division, in_parts
 from pav_jax.search import costs
 from pav_jax.search.judging import Judge, network
 from pav_jax.search.language_model import Found, search
@@ -73,6 +71,7 @@ class Searcher:
   """Runs searches in units that are kept, a file each.
 
   Attributes:
+    division: among processes.
     path: of the directory of units.
     policy: that is searched.
     params: of its network.
@@ -82,6 +81,7 @@ class Searcher:
     beams_per_call: B · N.
   """
 
+  division: Division
   path: pathlib.Path
   policy: LanguageModel
   params: PyTree
@@ -90,51 +90,74 @@ class Searcher:
   max_step_tokens: int | None
   beams_per_call: int
 
-  def run(
+  def write(
     self,
     arm: Arm,
     ids: Int[np.ndarray, "B"],
     verifier: Callable,
     ns: Sequence[int],
     alpha: float,
-  ) -> dict[int, list[dict[str, Any]]]:
-    """Rows of all problems, for every number of beams."""
+  ) -> None:
+    """Searches this process's share of all problems and numbers of beams."""
     judge = Judge(verifier, arm.prover, float(arm.k))
     alpha = alpha if arm.alpha is None else float(arm.alpha)
-    found = {}
     for number in arm.ns or ns:
       settings = arm.settings(number, self.policy.max_steps)
-      label = f"{arm.name}, {number} beams"
       weights = np.full(len(ids), alpha)
-      found[number] = list(self.rows(label, judge, settings, ids, weights))
-    return found
+      self.write_rows(_label(arm, number), judge, settings, ids, weights)
 
-  def rows(
+  def read(
+    self, arm: Arm, ids: Int[np.ndarray, "B"], ns: Sequence[int]
+  ) -> dict[int, list[dict[str, Any]]]:
+    """Rows of all problems, for every number of beams."""
+    return {
+      number: self.read_rows(
+        _label(arm, number), arm.settings(number, self.policy.max_steps), ids
+      )
+      for number in arm.ns or ns
+    }
+
+  def write_rows(
     self,
     label: str,
     judge: Judge,
     settings: Settings,
     ids: Int[np.ndarray, "B"],
     alpha: Float[np.ndarray, "B"],
-  ) -> Iterator[dict[str, Any]]:
-    """A row for each problem, in order; parts that are kept are read."""
-    self.path.mkdir(parents=True, exist_ok=True)
+  ) -> None:
+    """A row for each problem, in the files of this process's parts."""
+    parts = self._parts(label, settings, len(ids))
+
+    def make(number):
+      _, at, valid = parts[number]
+      rows = self._search(judge, settings, ids[at], alpha[at])[:valid]
+      right = float(np.mean([row["correct"] for row in rows]))
+      text = "".join(json.dumps(row) + "\n" for row in rows)
+      return text.encode(), {label: right}
+
+    files = [file for file, _, _ in parts]
+    sizes = [valid for _, _, valid in parts]
+    self.division.write(label, files, sizes, make)
+
+  def read_rows(
+    self, label: str, settings: Settings, ids: Int[np.ndarray, "B"]
+  ) -> list[dict[str, Any]]:
+    """The row of each problem, in order."""
+    return [
+      json.loads(line)
+      for file, _, _ in self._parts(label, settings, len(ids))
+      for line in file.read_text().splitlines()
+    ]
+
+  def _parts(self, label, settings, number) -> list[tuple]:
+    """Of searches: the file, problems by their place, how many count."""
     width = settings.num_beams * settings.num_candidates
-    each = max(1, self.beams_per_call * 3 // width)
-    each = min(each, len(ids))
-    with progress.Progress(len(ids), label=label) as bar:
-      for first, at, valid in in_parts(np.arange(len(ids)), each):
-        name = re.sub(r"[^\w.=]+", "_", label)
-        file = self.path / f"{name}_{first:06d}.jsonl"
-        if not file.exists():
-          rows = self._search(judge, settings, ids[at], alpha[at])[:valid]
-          text = "".join(json.dumps(row) + "\n" for row in rows)
-          file.with_suffix(".partial").write_text(text)
-          os.replace(file.with_suffix(".partial"), file)
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        right = float(np.mean([row["correct"] for row in rows]))
-        bar.update(first + valid, {label: right})
-        yield from rows
+    each = min(max(1, self.beams_per_call * 3 // width), number)
+    name = re.sub(r"[^\w.=]+", "_", label)
+    return [
+      (self.path / f"{name}_{first:06d}.jsonl", at, valid)
+      for first, at, valid in in_parts(np.arange(number), each)
+    ]
 
   def _search(self, judge, settings, ids, alpha) -> list[dict[str, Any]]:
     start = time.monotonic()
@@ -189,3 +212,7 @@ class Searcher:
         **of_cost,
         "seconds": seconds,
       }
+
+
+def _label(arm: Arm, num_beams: int) -> str:
+  return f"{arm.name}, {num_beams} beams"

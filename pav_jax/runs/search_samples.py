@@ -1,10 +1,9 @@
 """Samples that every re-ranker shares, drawn and judged once and kept."""
 
 import dataclasses
-import os
+import io
 import pathlib
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int, PyTree
 
 from pav_jax import steps
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.runs.division import Division, in_parts
 from pav_jax.search import voting
 from pav_jax.search.judging import Judge
 from pav_jax.types import Rollout
@@ -60,6 +60,7 @@ class Samples:
 
 
 def draw(
+  division: Division,
   path: pathlib.Path,
   policy: LanguageModel,
   params: PyTree,
@@ -70,11 +71,11 @@ def draw(
   *,
   num_samples: int,
   rows_per_call: int,
-  tell: Callable[[int], None],
-) -> Samples:
-  """Draws samples, or reads those that an earlier run has drawn.
+) -> None:
+  """Draws this process's share of samples that no earlier run has drawn.
 
   Args:
+    division: among processes.
     path: of a directory that keeps them, a file for each part of the problems.
     policy: that answers.
     params: of its network.
@@ -84,38 +85,30 @@ def draw(
     problem_id: which.
     num_samples: S.
     rows_per_call: responses drawn at a time.
-    tell: is called with the number of problems done.
   """
-  path.mkdir(parents=True, exist_ok=True)
   each = min(max(1, rows_per_call // num_samples), len(problem_id))
+  parts = list(in_parts(problem_id, each))
+
+  def make(number):
+    _, ids, valid = parts[number]
+    part = _draw(policy, params, judge, key, problem, ids, num_samples)
+    file = io.BytesIO()
+    np.savez_compressed(file, **{n: x[:valid] for n, x in vars(part).items()})
+    return file.getvalue(), {}
+
+  files = [path / f"{first:06d}.npz" for first, _, _ in parts]
+  division.write(path.name, files, [valid for *_, valid in parts], make)
+
+
+def read(path: pathlib.Path) -> Samples:
+  """What all processes have drawn."""
   parts = []
-  for first, ids, valid in in_parts(problem_id, each):
-    file = path / f"{first:06d}.npz"
-    if not file.exists():
-      part = _draw(policy, params, judge, key, problem, ids, num_samples)
-      with file.with_suffix(".partial").open("wb") as partial:
-        np.savez_compressed(
-          partial, **{name: x[:valid] for name, x in vars(part).items()}
-        )
-      os.replace(file.with_suffix(".partial"), file)
+  for file in sorted(path.glob("*.npz")):
     with np.load(file) as kept:
       parts.append(dict(kept))
-    tell(first + valid)
   return Samples(
     **{name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
   )
-
-
-def in_parts(
-  rows: np.ndarray, each: int
-) -> Iterator[tuple[int, np.ndarray, int]]:
-  """Parts of one size: where each begins, its rows, how many of them count.
-
-  The last part is filled up, so that all are one program.
-  """
-  for first in range(0, len(rows), each):
-    part = np.take(rows, np.arange(first, first + each), axis=0, mode="clip")
-    yield first, part, min(each, len(rows) - first)
 
 
 def _draw(policy, params, judge, key, problem, ids, num_samples) -> Samples:

@@ -12,6 +12,9 @@ from pav_jax.problems.chain_steps import NO_PROGRESS
 from pav_jax.provers.rollout_values import cut_at_padding
 from pav_jax.types import Rollout
 
+# Accuracy whose loss is worth a warning; less comes and goes by chance.
+_LEARNT = 0.05
+
 
 def no_progress_steps(
   problem: Any, rollout: Rollout
@@ -99,6 +102,8 @@ class Thresholds:
     distinct: least share of distinct responses.
     score_gap: largest difference between the verifier's score of whole
       responses and their outcome.
+    accuracy: least share that may be left of the best accuracy so far, where
+      that was 5 % or more.
   """
 
   no_progress: float = 0.4
@@ -106,15 +111,21 @@ class Thresholds:
   length: float = 1.5
   distinct: float = 0.3
   score_gap: float = 0.2
+  accuracy: float = 0.5
 
   def exceeded(
-    self, now: Mapping[str, float], first: Mapping[str, float]
+    self,
+    now: Mapping[str, float],
+    first: Mapping[str, float],
+    best: float = 0.0,
   ) -> dict[str, str]:
     """Names of probes that warn, and what they say.
 
     Args:
-      now: of a batch, or means of some, from `measure`.
+      now: of a batch, or means of some, from `measure`, and `accuracy`, if it
+        is to be compared.
       first: of the first batch.
+      best: accuracy so far, of as many batches as `now`.
     """
     found = {}
     for name in ("no_progress", "empty", "score_gap"):
@@ -125,4 +136,8 @@ class Thresholds:
     factor = now["length"] / max(first["length"], 1e-9)
     if not 1 / self.length <= factor <= self.length:
       found["length"] = f"length is {factor:.2f} times that of the first batch"
+    if best >= _LEARNT and now.get("accuracy", best) < self.accuracy * best:
+      found["accuracy"] = (
+        f"accuracy is {now['accuracy']:.3g} after {best:.3g} at its best"
+      )
     return found

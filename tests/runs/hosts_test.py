@@ -14,6 +14,8 @@ import pytest
 from pav_jax.runs import hosts
 
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "host:1234"}
+NAMES = "one", "two"
+VALUES = "q_policy", "q_prover"
 NUMBERS = {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
 
 
@@ -154,6 +156,13 @@ def assert_close(found, expected, tolerance=1e-5):
       )
 
 
+def answers(directory):
+  """A search's rows, but for what a clock measured."""
+  with (directory / "rows.jsonl").open() as file:
+    found = [json.loads(line) for line in file]
+  return [row for row in found if row.pop("seconds") > 0]
+
+
 def files(directory):
   return {
     path.relative_to(directory): path.read_bytes()
@@ -207,8 +216,15 @@ def test_several_processes_do_what_one_does(processes, tmp_path):
   assert f"continuing after step {stopped}" in said
   assert_close(rows(tmp_path / "two" / "sft" / "metrics.jsonl"), one)
   for part in ("sft/policy", "collect/targets"):
-    both = [files(tmp_path / name / part) for name in ("one", "two")]
+    both = [files(tmp_path / name / part) for name in NAMES]
     assert both[0] and both[0] == both[1], part
+  # The search's parts, of which each process had its share.
+  found, expected = (answers(tmp_path / name / "search") for name in NAMES)
+  assert len(found) == len(expected) > 6
+  for row, same in zip(found, expected, strict=True):
+    values = [x.pop(name) for x in (row, same) for name in VALUES]
+    np.testing.assert_allclose(values[:2], values[2:], atol=1e-5)
+    assert row == same
   for lane in ("rl/lanes/outcome", "rl_split/lanes/progress", "verifier"):
     lane += "/metrics.jsonl" if lane == "verifier" else "/seed0/metrics.jsonl"
     found, expected = (rows(tmp_path / name / lane) for name in ("two", "one"))

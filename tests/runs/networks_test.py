@@ -9,6 +9,7 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import preset
 from pav_jax.models.verifier import VerifierConfig
 from pav_jax.problems.chain import Chain
+from pav_jax.provers.rollout_values import WellFormed
 from pav_jax.provers.verifier import Verifier
 from pav_jax.runs import networks
 
@@ -49,6 +50,8 @@ def test_a_copied_verifier_scores_as_the_one_did():
   assert copied.layout == layout
   for x in jax.tree.leaves(copied.params):
     assert x.is_fully_replicated and len(x.sharding.device_set) == 8
+  within = networks.copied(WellFormed(verifier, PROBLEM), layout)
+  assert within.layout == layout and within.problem is PROBLEM
   rollout = PROBLEM.demonstrations(IDS, np.zeros_like(IDS))
   score = jax.jit(Verifier.logits)
   found, expected = score(copied, rollout), score(verifier, rollout)

@@ -19,7 +19,7 @@ def test_a_grid_has_all_combinations():
   adam = Gradient("adam", 1e-3, clip_norm=1.0)
   found = rl_arms.grid(
     arm(adam, Reward(ClosedForm(Chain().teacher_values), 2.0)),
-    learning_rates=(1e-4, 2e-4),
+    rates=(1e-4, 2e-4),
     alphas=(1.0, 4.0),
   )
   assert found.name == "arm"
@@ -31,10 +31,10 @@ def test_a_grid_has_all_combinations():
 
 def test_a_grid_of_another_setting():
   natural = arm(NaturalGradient(step_size=1e4))
-  found = rl_arms.grid(natural, learning_rates=(0.1, 0.3), setting="max_kl")
+  found = rl_arms.grid(natural, rates=(0.1, 0.3), setting="max_kl")
   assert [x.update.max_kl for x in found.arms] == [0.1, 0.3]
   assert {x.update.step_size for x in found.arms} == {1e4}
   # No weight of progress is tried but the arm's own.
   assert {x.reward.alpha for x in found.arms} == {0.0}
   with pytest.raises(ValueError, match="has no learning_rate"):
-    rl_arms.grid(natural, learning_rates=(0.1,))
+    rl_arms.grid(natural, rates=(0.1,))

@@ -196,12 +196,37 @@ def test_probes_warn_once_with_their_first_iteration():
     "length": [[10.0], [10.0], [40.0]],
     "distinct": [[1.0]] * 3,
     "score_gap": [[0.0]] * 3,
+    "accuracy": [[0.0]] * 3,
   }
   found = rl_report.warnings(curves, Thresholds(no_progress=0.55))
   assert {name: x["iteration"] for name, x in found.items()} == {
     "no_progress": 2,
     "length": 3,
   }
+
+
+def test_a_policy_that_was_lost_is_noticed():
+  """Of the best mean of ten batches, .27, less than half is left with .12."""
+  number = 30
+  curves = {
+    name: [[value]] * number
+    for name, value in (
+      ("no_progress", 0.0),
+      ("empty", 0.0),
+      ("length", 10.0),
+      ("distinct", 1.0),
+    )
+  }
+
+  def found(high):
+    curves["accuracy"] = [[0.9]] + [[high]] * 15 + [[0.0]] * (number - 16)
+    return rl_report.warnings(curves, Thresholds())
+
+  # (.9 + 9 · .2) / 10 = .27, and six batches of .2 beside four of none .12.
+  assert found(0.2)["accuracy"]["iteration"] == 16 + 4
+  # What never was 5 % comes and goes by chance.
+  curves["accuracy"] = [[0.04]] * 15 + [[0.0]] * 15
+  assert rl_report.warnings(curves, Thresholds()) == {}
 
 
 def test_ratios_are_of_medians():

@@ -64,3 +64,10 @@ def test_thresholds_are_one_sided_but_for_length():
     {"score_gap": 0.3},
   ):
     assert list(thresholds.exceeded(fine | change, fine)) == list(change)
+  for accuracy, best, warns in (
+    (0.09, 0.2, True),
+    (0.11, 0.2, False),
+    (0.0, 0.04, False),
+  ):
+    now = fine | {"accuracy": accuracy}
+    assert ("accuracy" in thresholds.exceeded(now, fine, best)) == warns
