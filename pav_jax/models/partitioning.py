@@ -14,7 +14,7 @@ from typing import Any
 import gin
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -62,7 +62,8 @@ def make_mesh(
     devices: to use; None for all there are, or all of this process.
 
   Raises:
-    ValueError: if the axes do not use up the devices.
+    ValueError: if the axes do not use up the devices, or these are of several
+      slices.
   """
   if devices is None:
     devices = jax.local_devices() if local else jax.devices()
@@ -73,12 +74,18 @@ def make_mesh(
       f"mesh of data={data}, fsdp={fsdp}, tensor={tensor}, expected positive "
       f"sizes whose product is {len(devices)}, the number of devices"
     )
-  return jax.make_mesh(
-    (data, fsdp, tensor),
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
+  slices = {getattr(device, "slice_index", 0) for device in devices}
+  if len(slices) > 1:
+    raise ValueError(
+      f"devices are of {len(slices)} slices, expected one: collectives between "
+      "slices are not laid out"
+    )
+  # Not jax.make_mesh, which divides an axis of the torus on v5e alone: of an
+  # 8x8 slice it makes no mesh of 32 and 2.
+  grid = mesh_utils.create_device_mesh(
+    (data, fsdp, tensor), devices, allow_split_physical_axes=True
   )
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,3 +150,42 @@ def test_rules_that_do_not_fit_are_refused():
   # Both are split over fsdp, which one array cannot be twice.
   with pytest.raises(ValueError, match=r"'fsdp': 2.*, expected .* once"):
     layout.spec(("batch", "embed"))
+
+
+class Chip(types.SimpleNamespace):
+  """What a mesh asks of a TPU's chip."""
+
+  __hash__ = object.__hash__
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+  ("kind", "sides"), [("TPU v6 lite", (8, 8, 1)), ("TPU v5", (4, 4, 4))]
+)
+def test_an_axis_of_a_torus_may_be_divided(kind, sides):
+  """32 and 2 are no products of 8 and 8, nor of 4, 4 and 4, taken whole."""
+  chips = [
+    Chip(
+      platform="tpu",
+      device_kind=kind,
+      id=i,
+      coords=coords,
+      core_on_chip=0,
+      process_index=0,
+      client=None,
+    )
+    for i, coords in enumerate(np.ndindex(*sides))
+  ]
+  mesh = partitioning.make_mesh(fsdp=32, tensor=2, devices=chips)
+  assert mesh.devices.shape == (1, 32, 2)
+  assert {chip.id for chip in mesh.devices.flat} == set(range(64))
+  # The two that share a layer, whose traffic is the heaviest, are neighbours.
+  for a, b in mesh.devices[0]:
+    assert sum(abs(np.subtract(a.coords, b.coords))) == 1
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_devices_of_several_slices_are_refused():
+  chips = [Chip(id=i, slice_index=i // 2) for i in range(4)]
+  with pytest.raises(ValueError, match="devices are of 2 slices"):
+    partitioning.make_mesh(devices=chips)
