@@ -68,7 +68,7 @@ class BatchMean:
 
 @gin.register
 @functools.partial(
-  jax.tree_util.register_dataclass, data_fields=[], meta_fields=["own"]
+  jax.tree_util.register_dataclass, data_fields=[], meta_fields=["own", "of"]
 )
 @dataclasses.dataclass(frozen=True)
 class GroupMean:
@@ -81,9 +81,22 @@ class GroupMean:
     own: whether a sample's own reward is in the mean (as in GRPO, which scales
       the expected gradient by 1 - 1/n); if not, the samples are left out one at
       a time (RLOO) and the gradient stays unbiased. Static.
+    of: "rewards", or "outcomes" for the mean outcome of the samples instead.
+      A prover's advantages are differences of values and need no other
+      baseline; their mean even adds noise: behind an error advantages are 0,
+      and a mean of what others lost at the same step would be a reward there.
+      Static.
+
+  Raises:
+    ValueError: for another `of`.
   """
 
   own: bool = True
+  of: str = "rewards"
+
+  def __post_init__(self):
+    if self.of not in ("rewards", "outcomes"):
+      raise ValueError(f"of is {self.of!r}, expected 'rewards' or 'outcomes'")
 
   def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
     """No state."""
@@ -94,6 +107,8 @@ class GroupMean:
     self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
   ) -> tuple[Float[Array, "B H"], PyTree]:
     """The means [B, H]."""
+    if self.of == "outcomes":
+      rewards = jnp.broadcast_to(rollout.outcome[:, None], rewards.shape)
     exists = steps.step_mask(rollout.prefix_len).astype(rewards.dtype)
     same = rollout.problem_id[:, None] == rollout.problem_id
     if not self.own:

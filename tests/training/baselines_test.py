@@ -88,6 +88,20 @@ def test_group_means_are_of_a_problems_samples():
   np.testing.assert_allclose(left_out, [[6.0, 8.0], [2.0, 100.0], [1.0, 4.0]])
 
 
+def test_group_means_of_outcomes_leave_advantages_as_they_are():
+  """Rewards of outcomes and advantages, less the mean outcome alone."""
+  outcome, adv = jnp.array([1.0, 0.0, 0.0]), jnp.array([[0.0, -0.5]] * 3)
+  rollout = dataclasses.replace(
+    ROLLOUT, problem_id=jnp.array([0, 1, 0]), outcome=outcome
+  )
+  rewards = outcome[:, None] + adv
+  for own, mean in ((True, [0.5, 0.0, 0.5]), (False, [0.0, 0.0, 1.0])):
+    found, _ = baselines.GroupMean(own, "outcomes")((), rollout, rewards)
+    np.testing.assert_allclose(found, np.stack([mean] * 2, -1))
+  with pytest.raises(ValueError, match="of is 'values', expected 'rewards'"):
+    baselines.GroupMean(of="values")
+
+
 def test_group_means_skip_steps_that_do_not_exist():
   # All three answer one problem; row 1 has no second step: (4 + 8) / 2.
   expected, _ = baselines.GroupMean()((), ROLLOUT, REWARDS)
