@@ -7,6 +7,7 @@ from typing import Any
 
 import gin
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pav_jax import advantages
@@ -16,7 +17,7 @@ from pav_jax.types import Leaf, Rollout
 @gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["prover", "alpha"],
+  data_fields=["prover", "alpha", "negative_weight"],
   meta_fields=["kind", "num_rollouts"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,16 @@ class Reward:
       ablation that degenerates (App. G). Static.
     num_rollouts: how Q^π is obtained. 0: one sampled outcome stands in for it
       (Sec. 3.2). R > 0: R completions of each prefix. Static.
+    negative_weight: of advantages below 0, >= 0: 1 for the paper's reward; 0
+      follows steps that gain, and does not push off those that lose. These are
+      mostly unlikely already, where log-probabilities are steep.
   """
 
   prover: Any
   alpha: Leaf = 1.0
   kind: str = "advantage"
   num_rollouts: int = 0
+  negative_weight: Leaf = 1.0
 
   def __post_init__(self):
     if self.kind not in ("advantage", "value"):
@@ -46,6 +51,9 @@ class Reward:
       )
     if isinstance(self.alpha, int | float) and not math.isfinite(self.alpha):
       raise ValueError(f"alpha is {self.alpha}, expected a finite number")
+    weight = self.negative_weight
+    if isinstance(weight, int | float) and not 0 <= weight < math.inf:
+      raise ValueError(f"negative_weight is {weight}, expected a number >= 0")
     if self.num_rollouts < 0:
       raise ValueError(
         f"num_rollouts is {self.num_rollouts}, expected 0 or more"
@@ -66,4 +74,5 @@ class Reward:
       if self.kind == "advantage"
       else q_prover[..., 1:]
     )
+    term = jnp.where(term < 0, self.negative_weight * term, term)
     return advantages.effective_reward(q_policy, term, alpha=self.alpha)

@@ -43,6 +43,20 @@ def test_value_ablation_pays_for_standing_still():
   np.testing.assert_allclose(got, [[0.5, 0.5, 1.0]])
 
 
+def test_losses_may_count_less_than_gains():
+  # A^μ = (0.3, -0.5, 0.8); values are never negative, and stay.
+  q = jnp.array([[0.2, 0.5, 0.0, 0.8]])
+  for weight, expected in (
+    (1.0, [1.6, 0.0, 2.6]),
+    (0.5, [1.6, 0.5, 2.6]),
+    (0.0, [1.6, 1.0, 2.6]),
+  ):
+    reward = Reward(None, alpha=2.0, negative_weight=weight)
+    np.testing.assert_allclose(reward.of_values(OUTCOME, q), [expected], 1e-6)
+  value = Reward(None, kind="value", negative_weight=0.0)
+  np.testing.assert_allclose(value.of_values(OUTCOME, q), [[1.5, 1.0, 1.8]])
+
+
 @pytest.mark.parametrize(
   "settings, message",
   [
@@ -50,6 +64,8 @@ def test_value_ablation_pays_for_standing_still():
     (dict(alpha=float("nan")), "alpha is nan"),
     (dict(kind="advantages"), "reward kind is 'advantages'"),
     (dict(num_rollouts=-1), "num_rollouts is -1"),
+    (dict(negative_weight=-1.0), "negative_weight is -1.0"),
+    (dict(negative_weight=float("nan")), "negative_weight is nan"),
   ],
 )
 def test_bad_settings_are_refused(settings, message):
