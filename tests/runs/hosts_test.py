@@ -14,7 +14,6 @@ import pytest
 from pav_jax.runs import hosts
 
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "host:1234"}
-NAMES = "one", "two"
 VALUES = "q_policy", "q_prover"
 NUMBERS = {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
 
@@ -171,6 +170,27 @@ def files(directory):
   }
 
 
+def assert_same_results(directory, other):
+  """Policies and data sets to the byte, all else within rounding."""
+  for part in ("sft/policy", "collect/targets"):
+    both = [files(path / part) for path in (directory, other)]
+    assert both[0] and both[0] == both[1], part
+  found, expected = (answers(path / "search") for path in (directory, other))
+  assert len(found) == len(expected) > 6
+  for row, same in zip(found, expected, strict=True):
+    values = [x.pop(name) for x in (row, same) for name in VALUES]
+    np.testing.assert_allclose(values[:2], values[2:], atol=1e-5)
+    assert row == same
+  for lane in ("rl/lanes/outcome", "rl_split/lanes/progress", "verifier"):
+    lane += "/metrics.jsonl" if lane == "verifier" else "/seed0/metrics.jsonl"
+    found, expected = (rows(path / lane) for path in (directory, other))
+    # A KL of 1e-12 to the policy itself is rounding.
+    assert_close(found, expected)
+    if lane.startswith("rl"):
+      norms = [row.get("gradient_norm", [0])[0] for row in found.values()]
+      assert max(norms) > 0
+
+
 def test_several_processes_do_what_one_does(processes, tmp_path):
   """Told to stop, continued, killed: in the end the files of one process.
 
@@ -215,21 +235,11 @@ def test_several_processes_do_what_one_does(processes, tmp_path):
   (said, _), _ = processes.run(2, tmp_path / "two", gin_file)
   assert f"continuing after step {stopped}" in said
   assert_close(rows(tmp_path / "two" / "sft" / "metrics.jsonl"), one)
-  for part in ("sft/policy", "collect/targets"):
-    both = [files(tmp_path / name / part) for name in NAMES]
-    assert both[0] and both[0] == both[1], part
-  # The search's parts, of which each process had its share.
-  found, expected = (answers(tmp_path / name / "search") for name in NAMES)
-  assert len(found) == len(expected) > 6
-  for row, same in zip(found, expected, strict=True):
-    values = [x.pop(name) for x in (row, same) for name in VALUES]
-    np.testing.assert_allclose(values[:2], values[2:], atol=1e-5)
-    assert row == same
-  for lane in ("rl/lanes/outcome", "rl_split/lanes/progress", "verifier"):
-    lane += "/metrics.jsonl" if lane == "verifier" else "/seed0/metrics.jsonl"
-    found, expected = (rows(tmp_path / name / lane) for name in ("two", "one"))
-    # A KL of 1e-12 to the policy itself is rounding.
-    assert_close(found, expected)
-    if lane.startswith("rl"):
-      norms = [row.get("gradient_norm", [0])[0] for row in found.values()]
-      assert max(norms) > 0
+  assert_same_results(tmp_path / "two", tmp_path / "one")
+
+  # Four collect, search and learn from the same policy.
+  shutil.rmtree(tmp_path / "four")
+  shutil.copytree(tmp_path / "one" / "sft", tmp_path / "four" / "sft")
+  (said, _), *_ = processes.run(4, tmp_path / "four", gin_file)
+  assert "sft (1 of 6) is finished" in said
+  assert_same_results(tmp_path / "four", tmp_path / "one")
