@@ -1,0 +1,81 @@
+"""Parts of work in files; several processes are in hosts_test."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from pav_jax.runs import division
+from pav_jax.runs.division import Division, in_parts
+from pav_jax.runs.preemption import Preempted
+
+
+def parts(directory):
+  return [directory / "parts" / f"{number}.txt" for number in range(4)]
+
+
+def written(directory):
+  return [f.read_text() for f in parts(directory) if f.exists()]
+
+
+def test_what_is_there_is_not_made_again(tmp_path):
+  made = []
+
+  def make(number):
+    made.append(number)
+    return str(number).encode(), {}
+
+  parts(tmp_path)[0].parent.mkdir()
+  parts(tmp_path)[2].write_text("before")
+  with Division() as work:
+    work.write("test", parts(tmp_path), [1] * 4, make)
+    work.wait()
+  assert made == [0, 1, 3]
+  assert written(tmp_path) == ["0", "1", "before", "3"]
+  assert len(list((tmp_path / "parts").iterdir())) == 4
+
+
+def test_told_to_stop_it_ends_the_part_that_was_begun(tmp_path):
+  def make(number):
+    if number == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return str(number).encode(), {}
+
+  with pytest.raises(Preempted), Division() as work:
+    work.write("test", parts(tmp_path), [1] * 4, make)
+  assert written(tmp_path) == ["0", "1"]
+
+
+def test_processes_take_turns_across_calls(tmp_path, monkeypatch):
+  """Three parts, then one more: 0 and 2, then 3 fall to the even process."""
+
+  def make(number):
+    return str(number).encode(), {}
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  files = parts(tmp_path)
+  for index, expected in ((0, ["0", "2"]), (1, ["0", "1", "2", "0"])):
+    monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    with Division() as work:
+      work.write("test", files[:3], [1] * 3, make)
+      work.write("test", files[3:], [1], make)
+    assert written(tmp_path) == expected
+
+
+def test_files_that_do_not_appear_are_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(division, "_SECONDS_TO_SEE", 0)
+  with Division() as work:
+    work.write("test", parts(tmp_path), [1] * 4, lambda number: (b"", {}))
+    parts(tmp_path)[3].unlink()
+    with pytest.raises(FileNotFoundError, match=r"3\.txt is not here.*all pro"):
+      work.wait()
+
+
+def test_the_last_part_is_filled_up():
+  found = [
+    (first, rows.tolist(), valid)
+    for first, rows, valid in in_parts(np.array([5, 6, 7]), 2)
+  ]
+  assert found == [(0, [5, 6], 2), (2, [7, 7], 1)]
