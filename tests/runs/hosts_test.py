@@ -170,7 +170,7 @@ def files(directory):
   }
 
 
-def assert_same_results(directory, other):
+def assert_same_results(directory, other, tolerance=1e-5):
   """Policies and data sets to the byte, all else within rounding."""
   for part in ("sft/policy", "collect/targets"):
     both = [files(path / part) for path in (directory, other)]
@@ -185,7 +185,7 @@ def assert_same_results(directory, other):
     lane += "/metrics.jsonl" if lane == "verifier" else "/seed0/metrics.jsonl"
     found, expected = (rows(path / lane) for path in (directory, other))
     # A KL of 1e-12 to the policy itself is rounding.
-    assert_close(found, expected)
+    assert_close(found, expected, tolerance)
     if lane.startswith("rl"):
       norms = [row.get("gradient_norm", [0])[0] for row in found.values()]
       assert max(norms) > 0
@@ -242,4 +242,5 @@ def test_several_processes_do_what_one_does(processes, tmp_path):
   shutil.copytree(tmp_path / "one" / "sft", tmp_path / "four" / "sft")
   (said, _), *_ = processes.run(4, tmp_path / "four", gin_file)
   assert "sft (1 of 6) is finished" in said
-  assert_same_results(tmp_path / "four", tmp_path / "one")
+  # Its sums have four terms; a small KL is a difference of larger numbers.
+  assert_same_results(tmp_path / "four", tmp_path / "one", 1e-4)
