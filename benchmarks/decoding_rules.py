@@ -16,7 +16,6 @@ from unittest import mock
 
 from benchmarks import tpu_fit
 from pav_jax.models import partitioning
-from pav_jax.models.partitioning import Layout
 from pav_jax.reporting import compile_report
 from pav_jax.reporting.hlo_costs import Costs
 from pav_jax.runs import tpu_topologies
@@ -25,12 +24,8 @@ from pav_jax.runs import tpu_topologies
 def of_a_token(model: str, topology: str) -> tuple[Costs, float]:
   """Costs of one token on one chip, and cycles in a millisecond."""
   found = tpu_topologies.describe(topology)
-  number = len(found.devices)
-  fsdp = min(number, tpu_fit.ROWS)
-  mesh = partitioning.make_mesh(
-    fsdp=fsdp, tensor=number // fsdp, devices=found.devices
-  )
-  program = tpu_fit.stages(model, Layout(mesh))["sampling"]()
+  layout = tpu_fit.layout_of(found)
+  program = tpu_fit.stages(model, layout)["sampling"]()
   with tpu_topologies.quiet():
     report = compile_report.measure(
       program.name,

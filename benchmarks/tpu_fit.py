@@ -49,6 +49,17 @@ TOKENS = PROMPT + RESPONSE
 NUM_COMPLETIONS, NUM_BEAMS, STEP_TOKENS = 20, 4, 64
 
 
+def layout_of(found: tpu_topologies.Slice) -> Layout:
+  """fsdp as far as the batch divides, and tensor beyond."""
+  number = len(found.devices)
+  fsdp = min(number, ROWS)
+  return Layout(
+    partitioning.make_mesh(
+      fsdp=fsdp, tensor=number // fsdp, devices=found.devices
+    )
+  )
+
+
 def stages(model: str, layout: Layout) -> dict[str, Callable[[], Program]]:
   """The programs of a model at the paper's sizes, by stage."""
   trained = preset(model, dtype="bfloat16", remat="full")
@@ -146,14 +157,7 @@ def compiled(
   if file.exists():
     return json.loads(file.read_text())
   found = tpu_topologies.describe(topology)
-  number = len(found.devices)
-  fsdp = min(number, ROWS)
-  layout = Layout(
-    partitioning.make_mesh(
-      fsdp=fsdp, tensor=number // fsdp, devices=found.devices
-    )
-  )
-  program = stages(model, layout)[stage]()
+  program = stages(model, layout_of(found))[stage]()
   parts, beside = (
     {name: bytes_per_device(tree) for name, tree in x.items()}
     for x in (program.parts, program.beside)

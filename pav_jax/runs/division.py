@@ -4,7 +4,6 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
 import jax
 import numpy as np
@@ -18,9 +17,10 @@ _SECONDS_TO_SEE = 60
 
 
 class Division:
-  """Who does which part; as a context, in which SIGTERM ends no part midway.
+  """Who does which part.
 
-      with Division() as division:
+      with Watch() as told_to_stop:
+        division = Division(told_to_stop)
         division.write("drawing", files, sizes, draw)
         …
         division.wait()
@@ -31,22 +31,11 @@ class Division:
   missing, in as many processes as there are then.
   """
 
-  def __init__(self):
+  def __init__(self, told_to_stop: Watch):
+    """Within the context of a watch, SIGTERM ends no part midway."""
     self._turn = 0
     self._files = []
-    self._watch = Watch()
-
-  def __enter__(self) -> "Division":
-    self._watch.__enter__()
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self._watch.__exit__(kind, error, trace)
+    self._told_to_stop = told_to_stop
 
   def write(
     self,
@@ -102,7 +91,7 @@ class Division:
       FileNotFoundError: in the first process, if it does not see what others
         have written.
     """
-    if self._watch.agree():
+    if self._told_to_stop.agree():
       raise Preempted("stopped; what was begun is kept")
     if not processes.is_first():
       return
@@ -117,7 +106,7 @@ class Division:
         time.sleep(1)
 
   def _stop(self) -> bool:
-    stop = self._watch()
+    stop = self._told_to_stop()
     if stop and jax.process_count() == 1:
       self.wait()
     return stop

@@ -19,9 +19,9 @@ from pav_jax.policies.for_problem import export, language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import progress, rl_plots
 from pav_jax.reporting.metrics import MetricsLog, write_config, write_report
-from pav_jax.runs import networks, rl_report
+from pav_jax.runs import rl_report
 from pav_jax.runs.preemption import Preempted, Watch
-from pav_jax.runs.rl_arms import Candidates, described
+from pav_jax.runs.rl_arms import Candidates, described, placed
 from pav_jax.training import processes, rl_evaluation
 from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.probes import Thresholds
@@ -221,12 +221,8 @@ def _train(
   """Trains one lane, or reads what an earlier run trained."""
   home.mkdir(parents=True, exist_ok=True)
   key = jax.random.key(seed)
-  prover = arm.reward.prover
-  if run.layout and not run.layout.splits_parameters:
-    prover = networks.copied(prover, run.layout.own)
-  reward = dataclasses.replace(arm.reward, prover=prover)
   trainer = Trainer(
-    dataclasses.replace(arm, reward=reward),
+    placed(arm, run.layout),
     run.policy,
     run.problem,
     run.params,

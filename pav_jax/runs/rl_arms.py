@@ -7,7 +7,9 @@ from typing import Any
 import gin
 import jax
 
+from pav_jax.models.partitioning import Layout
 from pav_jax.provers import verifier
+from pav_jax.runs import networks
 from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.state import sha256
 
@@ -80,6 +82,20 @@ def grid(
         dataclasses.replace(arm, name=name, update=update, reward=reward)
       )
   return Candidates(arm.name, candidates)
+
+
+def placed(arm: LanguageArm, layout: Layout | None) -> LanguageArm:
+  """The arm with its verifier on all devices of this process.
+
+  Args:
+    arm: whose verifier, if any, may be on one device.
+    layout: of the training; where that is split the arm is given back as it is.
+  """
+  if layout is None or layout.splits_parameters:
+    return arm
+  prover = networks.copied(arm.reward.prover, layout.own)
+  reward = dataclasses.replace(arm.reward, prover=prover)
+  return dataclasses.replace(arm, reward=reward)
 
 
 def described(arm: LanguageArm) -> str:

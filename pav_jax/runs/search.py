@@ -20,6 +20,7 @@ from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs import search_report, search_samples
 from pav_jax.runs.division import Division
 from pav_jax.runs.networks import copied, layout_of
+from pav_jax.runs.preemption import Watch
 from pav_jax.runs.search_arms import Arm, Searcher
 from pav_jax.search.judging import Judge, network
 from pav_jax.search.tune_alpha import GRID, best_alpha
@@ -163,7 +164,8 @@ def compare_searches(
   keys = jax.random.key(seed)
   judge = Judge(verifier)
   ids = problem.problem_ids(split, first_problem, first_problem + num_problems)
-  with Division() as division:
+  with Watch() as told_to_stop:
+    division = Division(told_to_stop)
     draw = functools.partial(
       search_samples.draw,
       division,

@@ -9,7 +9,7 @@ import pytest
 
 from pav_jax.runs import division
 from pav_jax.runs.division import Division, in_parts
-from pav_jax.runs.preemption import Preempted
+from pav_jax.runs.preemption import Preempted, Watch
 
 
 def parts(directory):
@@ -29,7 +29,8 @@ def test_what_is_there_is_not_made_again(tmp_path):
 
   parts(tmp_path)[0].parent.mkdir()
   parts(tmp_path)[2].write_text("before")
-  with Division() as work:
+  with Watch() as told_to_stop:
+    work = Division(told_to_stop)
     work.write("test", parts(tmp_path), [1] * 4, make)
     work.wait()
   assert made == [0, 1, 3]
@@ -43,8 +44,8 @@ def test_told_to_stop_it_ends_the_part_that_was_begun(tmp_path):
       os.kill(os.getpid(), signal.SIGTERM)
     return str(number).encode(), {}
 
-  with pytest.raises(Preempted), Division() as work:
-    work.write("test", parts(tmp_path), [1] * 4, make)
+  with pytest.raises(Preempted), Watch() as told_to_stop:
+    Division(told_to_stop).write("test", parts(tmp_path), [1] * 4, make)
   assert written(tmp_path) == ["0", "1"]
 
 
@@ -58,19 +59,19 @@ def test_processes_take_turns_across_calls(tmp_path, monkeypatch):
   files = parts(tmp_path)
   for index, expected in ((0, ["0", "2"]), (1, ["0", "1", "2", "0"])):
     monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-    with Division() as work:
-      work.write("test", files[:3], [1] * 3, make)
-      work.write("test", files[3:], [1], make)
+    work = Division(Watch())
+    work.write("test", files[:3], [1] * 3, make)
+    work.write("test", files[3:], [1], make)
     assert written(tmp_path) == expected
 
 
 def test_files_that_do_not_appear_are_named(tmp_path, monkeypatch):
   monkeypatch.setattr(division, "_SECONDS_TO_SEE", 0)
-  with Division() as work:
-    work.write("test", parts(tmp_path), [1] * 4, lambda number: (b"", {}))
-    parts(tmp_path)[3].unlink()
-    with pytest.raises(FileNotFoundError, match=r"3\.txt is not here.*all pro"):
-      work.wait()
+  work = Division(Watch())
+  work.write("test", parts(tmp_path), [1] * 4, lambda number: (b"", {}))
+  parts(tmp_path)[3].unlink()
+  with pytest.raises(FileNotFoundError, match=r"3\.txt is not here.*all pro"):
+    work.wait()
 
 
 def test_the_last_part_is_filled_up():
