@@ -358,6 +358,7 @@ def reinforcement(
       whole((), jnp.bool_),
       whole((), jnp.float32),
       num_updates=arm.num_updates,
+      num_minibatches=arm.num_minibatches,
       choose_by=getattr(arm.k, "by", "progress"),
     )
 

@@ -133,7 +133,13 @@ def reinforce(
     raise ValueError(
       f"arms are named {names}, expected one or more, all unlike"
     )
-  mesh = partitioning.for_batch(mesh, num_problems * num_samples)
+  minibatches = [
+    one.num_minibatches
+    for arm in arms
+    for one in (arm.arms if isinstance(arm, Candidates) else (arm,))
+  ]
+  for number in minibatches:
+    mesh = partitioning.for_batch(mesh, num_problems * num_samples // number)
   if num_problems < jax.process_count():
     raise ValueError(
       f"num_problems is {num_problems}, expected at least one for each of "

@@ -29,7 +29,10 @@ class LanguageArm:
     k: the prover is Best-of-K: a number, or how it is chosen.
     refresh_every: iterations after which a prover that is made of the policy's
       parameters gets the present ones; None to stay with the first.
-    num_updates: on every batch; from the second on with importance ratios.
+    num_updates: passes over every batch; updates that are not its first have
+      importance ratios.
+    num_minibatches: updates of a pass, each from as many problems' responses,
+      as in PPO (Schulman et al., 2017).
     value_rate: learning rate of a learned baseline.
 
   Raises:
@@ -44,14 +47,14 @@ class LanguageArm:
   k: float | int | AdaptiveK = 1.0
   refresh_every: int | None = 1
   num_updates: int = 1
+  num_minibatches: int = 1
   value_rate: float = 3e-4
 
   def __post_init__(self):
-    if self.num_updates < 1 or (self.refresh_every or 1) < 1:
-      raise ValueError(
-        f"num_updates and refresh_every are {self.num_updates} and "
-        f"{self.refresh_every}, expected at least 1"
-      )
+    for name in ("num_updates", "num_minibatches", "refresh_every"):
+      number = getattr(self, name)
+      if number is not None and number < 1:
+        raise ValueError(f"{name} is {number}, expected at least 1")
     if self.reward.prover is None and self.reward.alpha:
       raise ValueError(
         f"alpha is {self.reward.alpha} and there is no prover, expected one"

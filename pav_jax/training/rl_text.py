@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, PyTree
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree, Real
 
 from pav_jax import losses, steps, values
 from pav_jax.models import partitioning
@@ -160,6 +160,11 @@ class Trainer:
   layout: Layout | None = None
 
   def __post_init__(self):
+    if self.num_problems % self.arm.num_minibatches:
+      raise ValueError(
+        f"num_problems is {self.num_problems}, expected a multiple of "
+        f"num_minibatches, {self.arm.num_minibatches}"
+      )
     prover = self.arm.reward.prover
     # A verifier that each device has as a whole serves each process alone.
     alone = hasattr(prover, "logits") and not (
@@ -281,6 +286,7 @@ class Trainer:
       np.bool_(choose),
       np.float32(scale),
       num_updates=arm.num_updates,
+      num_minibatches=arm.num_minibatches,
       choose_by=arm.k.by if isinstance(arm.k, AdaptiveK) else "progress",
     )
     if self.layout:
@@ -304,7 +310,7 @@ def logp(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("policy", "num_updates", "choose_by"),
+  static_argnames=("policy", "num_updates", "num_minibatches", "choose_by"),
   donate_argnames="state",
 )
 def learn(
@@ -319,6 +325,7 @@ def learn(
   scale: Any,
   *,
   num_updates: int,
+  num_minibatches: int = 1,
   choose_by: str = "progress",
 ) -> tuple[RlState, dict[str, Float[Array, ""]]]:
   """Updates a policy from graded rollouts; pure.
@@ -333,11 +340,13 @@ def learn(
     ks: K that may be chosen.
     choose: whether to choose.
     scale: of the learning rate.
-    num_updates: on the same rollouts, static.
+    num_updates: passes over the rollouts, static.
+    num_minibatches: updates of a pass, static; divides the rollouts.
     choose_by: the term of `adaptive.Terms` that is to be largest, static.
 
   Returns:
-    The next state and scalars, see `Trainer.iterate`.
+    The next state and scalars, see `Trainer.iterate`; `loss` and what else
+    updates report are means over those of the first pass.
   """
   reward_fn, update, baseline = algorithm
   exists = steps.step_mask(rollout.prefix_len)
@@ -355,24 +364,33 @@ def learn(
     rewards = reward_fn.of_values(outcome, values.best_of_k(q_prover, k))
   train = TrainState(state.params, state.update, state.baseline)
 
-  def follow(train, off_policy):
-    return rl.follow(
-      policy,
-      update,
-      baseline,
-      train,
-      rollout,
-      rewards,
-      scale=scale,
-      logp_ref=logp_ref,
-      off_policy=off_policy,
-    )
+  parts = jax.tree.map(
+    lambda x: _minibatches(policy.layout, x, num_minibatches),
+    (rollout, rewards, logp_ref),
+  )
 
-  train, metrics = follow(train, False)
-  if num_updates > 1:
-    train = jax.lax.fori_loop(
-      1, num_updates, lambda _, train: follow(train, True)[0], train
-    )
+  def one_pass(train, off_policy):
+    def follow(train, part):
+      rollout, rewards, logp_ref = part
+      return rl.follow(
+        policy,
+        update,
+        baseline,
+        train,
+        rollout,
+        rewards,
+        scale=scale,
+        logp_ref=logp_ref,
+        off_policy=off_policy,
+      )
+
+    return jax.lax.scan(follow, train, parts)
+
+  train, metrics = one_pass(train, num_minibatches > 1)
+  metrics = jax.tree.map(jnp.mean, metrics)
+  train = jax.lax.fori_loop(
+    1, num_updates, lambda _, train: one_pass(train, True)[0], train
+  )
   responses = jnp.sum(rollout.logp, axis=-1)
   metrics |= more | {
     "kl": losses.kl_penalty(rollout.logp, logp_ref, rollout.prefix_len),
@@ -381,3 +399,17 @@ def learn(
   return RlState(
     train.params, train.update, train.baseline, state.prover, k
   ), metrics
+
+
+def _minibatches(
+  layout: Layout | None, x: Real[Array, "B ..."], number: int
+) -> Real[Array, "M B/M ..."]:
+  """Rows that follow each other, in parts of which all devices have some."""
+  parts = x.reshape(number, len(x) // number, *x.shape[1:])
+  if layout is None:
+    return parts
+  rows = partitioning.over_batch(layout.mesh)
+  spec = PartitionSpec(None, *rows.spec)
+  return jax.lax.with_sharding_constraint(
+    parts, NamedSharding(layout.mesh, spec)
+  )

@@ -264,7 +264,8 @@ def test_a_run_that_is_stopped_is_not_finished(cloud):
   )
   for command in ["create"], ["setup"], ["run", GIN_FILE]:
     assert cloud.tpu_vm(*command).returncode == 0
-  cloud.wait_until(lambda: (cloud.fake / "worker1" / "ready").exists())
+  ready = [cloud.fake / f"worker{i}" / "ready" for i in range(2)]
+  cloud.wait_until(lambda: all(path.exists() for path in ready))
   assert cloud.tpu_vm("stop").returncode == 0
   assert cloud.tpu_vm("status").stdout.count(" stopped\n") == 2
   assert (cloud.fake / "bucket" / "runs" / "some" / "saved").exists()
@@ -274,7 +275,8 @@ def test_a_run_that_does_not_stop_is_killed(cloud):
   cloud.experiment("trap '' TERM; touch \"$HOME/ready\"; exec sleep 100")
   for command in ["create"], ["setup"], ["run", GIN_FILE]:
     assert cloud.tpu_vm(*command).returncode == 0
-  cloud.wait_until(lambda: (cloud.fake / "worker1" / "ready").exists())
+  ready = [cloud.fake / f"worker{i}" / "ready" for i in range(2)]
+  cloud.wait_until(lambda: all(path.exists() for path in ready))
   assert cloud.tpu_vm("stop", PAV_STOP_SECONDS="1").returncode == 0
   assert cloud.tpu_vm("status").stdout.count(" lost\n") == 2
 

@@ -58,6 +58,7 @@ def learn(arm, choose=False, ks=(1.0,)):
     np.bool_(choose),
     np.float32(1.0),
     num_updates=arm.num_updates,
+    num_minibatches=arm.num_minibatches,
   ), rollout
 
 
@@ -88,6 +89,53 @@ def test_learn_follows_the_effective_reward_of_best_of_k():
   np.testing.assert_allclose(
     metrics["entropy"], -rollout.logp.sum(-1).mean(), rtol=1e-5
   )
+
+
+def test_minibatches_are_followed_one_after_another():
+  sgd = Gradient("sgd", 1e-3)
+  arm = LanguageArm(
+    "a", Reward(never, 2.0), sgd, NoBaseline(), num_updates=2, num_minibatches=3
+  )
+  (state, metrics), rollout = learn(arm)
+  rewards = jnp.asarray(HOST.outcome[:, None] + 2.0 * np.diff(Q, axis=-1))
+  expected = TrainState(PARAMS, sgd.init(PARAMS), ())
+  losses = []
+  for first in (0, 2, 4, 0, 2, 4):
+    part, logp_ref = jax.tree.map(
+      lambda x, first=first: x[first : first + 2], (rollout, rollout.logp)
+    )
+    expected, found = rl.follow(
+      POLICY,
+      sgd,
+      NoBaseline(),
+      expected,
+      part,
+      rewards[first : first + 2],
+      logp_ref=logp_ref,
+      off_policy=True,
+    )
+    losses.append(found["loss"])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    state.params,
+    expected.params,
+  )
+  assert metrics["accuracy"] == pytest.approx(HOST.outcome.mean())
+  assert metrics["loss"] == pytest.approx(np.mean(losses[:3]), rel=1e-6)
+
+
+def test_minibatches_are_of_whole_problems():
+  arm = LanguageArm("a", Reward(None, 0.0), SGD, num_minibatches=2)
+  with pytest.raises(ValueError, match="num_problems is 3.* multiple of .* 2"):
+    rl_text.Trainer(
+      arm,
+      POLICY,
+      PROBLEM,
+      PARAMS,
+      jax.random.key(0),
+      num_problems=3,
+      num_samples=2,
+    )
 
 
 def test_k_is_chosen_where_it_is_to_be():
@@ -155,7 +203,9 @@ def test_rates_warm_up_and_fall_along_a_cosine():
 @pytest.mark.parametrize(
   "change, message",
   [
-    ({"num_updates": 0}, "num_updates and refresh_every are 0"),
+    ({"num_updates": 0}, "num_updates is 0"),
+    ({"num_minibatches": 0}, "num_minibatches is 0"),
+    ({"refresh_every": 0}, "refresh_every is 0"),
     ({"reward": Reward(None, 1.0)}, "alpha is 1.0 and there is no prover"),
     ({"reward": Reward(never, 1.0, num_rollouts=2)}, "num_rollouts is 2"),
     ({"baseline": "learnt"}, "baseline is 'learnt'"),
