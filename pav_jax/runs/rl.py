@@ -194,7 +194,9 @@ def reinforce(
       )
       tested.append(rl_evaluation.report(found, run.held_out, hard))
       seconds += lane.seconds
-    report[arm.name] = rl_report.summary(lanes, tested)
+    report[arm.name] = rl_report.summary(
+      lanes, tested, num_problems * num_samples
+    )
   if not processes.is_first():
     return report
   first = next(iter(report))

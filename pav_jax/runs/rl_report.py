@@ -16,6 +16,8 @@ from pav_jax.training.probes import Thresholds
 # Accuracies of training batches to which iterations are counted.
 LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 10
+# Successes by which batches tell an accuracy: enough for a fifth of it.
+_SUCCESSES = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,19 @@ class Lane:
 def series(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
   """Rows of one seed as float64, NaN for null."""
   return np.array([row[0] for row in rows], np.float64)
+
+
+def window(level: float, batch_size: int) -> int:
+  """How many batches are averaged to tell that an accuracy is reached.
+
+  As many as hold 25 successes at that accuracy, whose standard error is a fifth
+  of it; at least two, and at most ten.
+
+  Args:
+    level: an accuracy, in (0, 1].
+    batch_size: responses in a batch.
+  """
+  return min(WINDOW, max(2, math.ceil(_SUCCESSES / (level * batch_size))))
 
 
 def warnings(
@@ -81,16 +96,24 @@ def warn(
 
 
 def summary(
-  lanes: Sequence[Lane], tested: Sequence[Mapping[str, Any]]
+  lanes: Sequence[Lane], tested: Sequence[Mapping[str, Any]], batch_size: int
 ) -> dict[str, Any]:
-  """An arm's part of the report; lists have a value, or curve, per seed."""
+  """An arm's part of the report; lists have a value, or curve, per seed.
+
+  Args:
+    lanes: of the arm, one for each seed.
+    tested: `rl_evaluation.report` of each.
+    batch_size: responses in a batch, see `window`.
+  """
 
   def listed(x):
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in x]
 
-  means = [
-    rl.trailing_mean(lane.curves["accuracy"], window=WINDOW) for lane in lanes
-  ]
+  def reaching(lane, level):
+    wide = window(level, batch_size)
+    means = rl.trailing_mean(lane.curves["accuracy"], window=wide)
+    return rl.first_reaching(means, level)
+
   return {
     "accuracy": [found["accuracy"] for found in tested],
     "pass_at_k": {
@@ -101,7 +124,7 @@ def summary(
       found.get("hard_problems_solved") for found in tested
     ],
     "iterations_to": {
-      f"{level:g}": [rl.first_reaching(m, level) for m in means]
+      f"{level:g}": [reaching(lane, level) for lane in lanes]
       for level in LEVELS
     },
     "seconds": [lane.seconds for lane in lanes],

@@ -229,6 +229,29 @@ def test_a_policy_that_was_lost_is_noticed():
   assert rl_report.warnings(curves, Thresholds()) == {}
 
 
+@pytest.mark.parametrize(
+  "level, batch_size, expected",
+  # 128 responses hold 6.4 successes at 5 %: four batches have 25.6.
+  [(0.05, 128, 4), (0.1, 128, 2), (0.9, 128, 2), (0.005, 128, 10)]
+  + [(0.001, 4096, 7)],
+)
+def test_batches_are_averaged_until_they_hold_25_successes(
+  level, batch_size, expected
+):
+  assert rl_report.window(level, batch_size) == expected
+
+
+def test_iterations_are_counted_to_the_mean_of_as_many_batches():
+  # Means of four are 5 % at the fourth, those of two 10 % there too.
+  accuracy = np.array([0.0, 0.0, 0.1, 0.1, 0.05, 0.15, 0.0])
+  lane = rl_report.Lane({}, 1.0, {"accuracy": accuracy}, {}, {})
+  tested = [{"accuracy": 0.0, "pass_at_k": {}}]
+  found = rl_report.summary([lane], tested, 128)["iterations_to"]
+  assert found["0.05"] == [4] and found["0.1"] == [4]
+  assert found["0.2"] == [None]
+  assert found["0.01"] == [None]  # which would take ten batches
+
+
 def test_ratios_are_of_medians():
   a = {"iterations_to": {"0.5": [10, 30, None], "0.9": [None] * 3}}
   b = {"iterations_to": {"0.5": [5, 6, 7], "0.9": [1, 2, 3]}}
