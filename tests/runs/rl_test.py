@@ -232,8 +232,13 @@ def test_a_policy_that_was_lost_is_noticed():
 @pytest.mark.parametrize(
   "level, batch_size, expected",
   # 128 responses hold 6.4 successes at 5 %: four batches have 25.6.
-  [(0.05, 128, 4), (0.1, 128, 2), (0.9, 128, 2), (0.005, 128, 10)]
-  + [(0.001, 4096, 7)],
+  [
+    (0.05, 128, 4),
+    (0.1, 128, 2),
+    (0.9, 128, 2),
+    (0.005, 128, 10),
+    (0.001, 4096, 7),
+  ],
 )
 def test_batches_are_averaged_until_they_hold_25_successes(
   level, batch_size, expected

@@ -126,7 +126,9 @@ def test_minibatches_are_followed_one_after_another():
 
 def test_minibatches_are_of_whole_problems():
   arm = LanguageArm("a", Reward(None, 0.0), SGD, num_minibatches=2)
-  with pytest.raises(ValueError, match="num_problems is 3.* multiple of .* 2"):
+  with pytest.raises(
+    ValueError, match=r"num_problems is 3, .* a multiple of .* 2"
+  ):
     rl_text.Trainer(
       arm,
       POLICY,
