@@ -364,33 +364,38 @@ def learn(
     rewards = reward_fn.of_values(outcome, values.best_of_k(q_prover, k))
   train = TrainState(state.params, state.update, state.baseline)
 
-  parts = jax.tree.map(
-    lambda x: _minibatches(policy.layout, x, num_minibatches),
-    (rollout, rewards, logp_ref),
-  )
+  batch = rollout, rewards, logp_ref
+
+  def follow(train, batch, off_policy):
+    rollout, rewards, logp_ref = batch
+    return rl.follow(
+      policy,
+      update,
+      baseline,
+      train,
+      rollout,
+      rewards,
+      scale=scale,
+      logp_ref=logp_ref,
+      off_policy=off_policy,
+    )
 
   def one_pass(train, off_policy):
-    def follow(train, part):
-      rollout, rewards, logp_ref = part
-      return rl.follow(
-        policy,
-        update,
-        baseline,
-        train,
-        rollout,
-        rewards,
-        scale=scale,
-        logp_ref=logp_ref,
-        off_policy=off_policy,
-      )
+    if num_minibatches == 1:
+      return follow(train, batch, off_policy)
+    parts = jax.tree.map(
+      lambda x: _minibatches(policy.layout, x, num_minibatches), batch
+    )
+    train, metrics = jax.lax.scan(
+      lambda train, part: follow(train, part, True), train, parts
+    )
+    return train, jax.tree.map(jnp.mean, metrics)
 
-    return jax.lax.scan(follow, train, parts)
-
-  train, metrics = one_pass(train, num_minibatches > 1)
-  metrics = jax.tree.map(jnp.mean, metrics)
-  train = jax.lax.fori_loop(
-    1, num_updates, lambda _, train: one_pass(train, True)[0], train
-  )
+  train, metrics = one_pass(train, False)
+  if num_updates > 1:
+    train = jax.lax.fori_loop(
+      1, num_updates, lambda _, train: one_pass(train, True)[0], train
+    )
   responses = jnp.sum(rollout.logp, axis=-1)
   metrics |= more | {
     "kl": losses.kl_penalty(rollout.logp, logp_ref, rollout.prefix_len),
