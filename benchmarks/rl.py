@@ -52,6 +52,8 @@ def main():
   parser.add_argument(
     "--cg_steps", type=int, default=2, help="as gin/experiments/chain_rl_arms"
   )
+  parser.add_argument("--updates", type=int, default=1, help="passes a batch")
+  parser.add_argument("--minibatches", type=int, default=1, help="of a pass")
   args = parser.parse_args()
 
   hosts.cores_as_devices()
@@ -77,7 +79,15 @@ def main():
     updates["natural gradient"] = natural
   for name, update in updates.items():
     reward = Reward(ClosedForm(problem.teacher_values), 1.0)
-    arm = LanguageArm(name, reward, update, GroupMean(), k=4.0)
+    arm = LanguageArm(
+      name,
+      reward,
+      update,
+      GroupMean(),
+      k=4.0,
+      num_updates=args.updates,
+      num_minibatches=args.minibatches,
+    )
     trainer = Trainer(
       arm,
       policy,
@@ -114,7 +124,8 @@ def main():
         jnp.array([4.0]),
         np.bool_(False),
         np.float32(1.0),
-        num_updates=1,
+        num_updates=args.updates,
+        num_minibatches=args.minibatches,
       )
 
     parts = {
