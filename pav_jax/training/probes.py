@@ -60,8 +60,9 @@ def measure(
 
   Returns:
     `no_progress`, share of steps; `empty`, share of steps without content;
-    `length`, tokens in a response; `distinct`, share of responses unlike all
-    earlier ones to their problem; `score_gap`, the mean value of whole
+    `length`, tokens in a response; `distinct`, share of wrong responses unlike
+    all earlier ones to their problem, 1 if none is wrong: right ones grow
+    alike as a policy learns; `score_gap`, the mean value of whole
     responses less their mean outcome, if there is a prover.
   """
   size = np.diff(rollout.prefix_len, axis=-1)
@@ -69,10 +70,11 @@ def measure(
   number = max(int(exists.sum()), 1)
   # A last step may be an end token alone, after a delimiter that was dropped.
   empty = exists & (size <= delimiter_len)
+  wrong = rollout.outcome < 1
   traces = {
     (int(problem_id), tokens.tobytes())
     for problem_id, tokens in zip(
-      rollout.problem_id, rollout.tokens, strict=True
+      rollout.problem_id[wrong], rollout.tokens[wrong], strict=True
     )
   }
   found = {
@@ -81,7 +83,7 @@ def measure(
     ),
     "empty": float(empty.sum() / number),
     "length": float(size.sum(-1).mean()),
-    "distinct": len(traces) / len(rollout.tokens),
+    "distinct": len(traces) / wrong.sum() if wrong.any() else 1.0,
   }
   if q_prover is not None:
     score = np.asarray(q_prover)[:, -1]
@@ -99,7 +101,7 @@ class Thresholds:
     empty: largest share of empty steps.
     length: largest factor by which responses may grow from the first batch on,
       and shrink.
-    distinct: least share of distinct responses.
+    distinct: least share of wrong responses that are distinct.
     score_gap: largest difference between the verifier's score of whole
       responses and their outcome.
     accuracy: least share that may be left of the best accuracy so far, where

@@ -36,9 +36,12 @@ def test_measures_by_arithmetic():
   assert found["no_progress"] == pytest.approx(1 / 7)
   assert found["empty"] == pytest.approx(1 / 7)
   assert found["length"] == pytest.approx(13 / 3)
-  assert found["distinct"] == pytest.approx(2 / 3)
+  assert found["distinct"] == pytest.approx(1 / 2)  # of the wrong ones
   assert found["score_gap"] == pytest.approx(0.7 - 1 / 3)
   assert "score_gap" not in probes.measure(Countdown(), batch)
+  # Who always gives the same right response has learnt it.
+  right = dataclasses.replace(batch, outcome=np.ones(3, np.float32))
+  assert probes.measure(Countdown(), right)["distinct"] == 1
 
 
 def test_chain_says_which_of_its_steps_restate():
