@@ -156,7 +156,9 @@ def regimes(
       ax.yaxis.set_minor_formatter(NullFormatter())
       ax.set_yticks([1, 2, 3, 5, 10])
     axes[0, 0].set_ylabel("times fewer iterations than outcome-only")
-    axes[0, 0].legend(title="accuracy at the start")
+    axes[0, -1].legend(
+      title="start", loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     figure.savefig(path)
     plt.close(figure)
   return path
