@@ -29,10 +29,10 @@ class LanguageArm:
     k: the prover is Best-of-K: a number, or how it is chosen.
     refresh_every: iterations after which a prover that is made of the policy's
       parameters gets the present ones; None to stay with the first.
-    num_updates: passes over every batch; updates that are not its first have
-      importance ratios.
+    num_updates: passes over every batch; from the second on with importance
+      ratios.
     num_minibatches: updates of a pass, each from as many problems' responses,
-      as in PPO (Schulman et al., 2017).
+      as in PPO (Schulman et al., 2017); if several, all have importance ratios.
     value_rate: learning rate of a learned baseline.
 
   Raises:
