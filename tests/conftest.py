@@ -40,6 +40,11 @@ import pytest
 jaxtyping.install_import_hook("pav_jax", "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items):
+  """Begins with the longest, so that none is left alone at the end."""
+  items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture
 def no_shape_checks():
   """Turns jaxtyping's checks off, to see what a user without them sees."""

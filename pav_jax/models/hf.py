@@ -207,7 +207,7 @@ def load(
     config = dataclasses.replace(
       config, param_dtype=param_dtype, dtype=dtype or param_dtype, remat=remat
     )
-    params = hf_tensors.shapes(config)
+    params = transformer.shapes(config)
     shardings = layout and transformer.shardings(config, layout)
     for name, tensor in tensors.items():
       sharding = layout and hf_tensors.get(shardings, tensor.path)
@@ -225,7 +225,7 @@ def _check_params(config: TransformerConfig, params: dict) -> None:
       for path, x in leaves
     }
 
-  expected, came = named(hf_tensors.shapes(config)), named(params)
+  expected, came = named(transformer.shapes(config)), named(params)
   for name in sorted(expected.keys() | came.keys()):
     if expected.get(name) != came.get(name):
       raise ValueError(

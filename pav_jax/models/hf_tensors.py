@@ -45,13 +45,6 @@ class Tensor(NamedTuple):
   shape: tuple[int, ...]
 
 
-def shapes(config: TransformerConfig) -> dict:
-  """Shapes and types of the parameters."""
-  return jax.eval_shape(
-    functools.partial(transformer.init, config), jax.random.key(0)
-  )
-
-
 def get(tree: dict, path: tuple[str, ...]) -> Any:
   """The leaf or branch at a path."""
   return functools.reduce(lambda branch, name: branch[name], path, tree)
@@ -62,7 +55,7 @@ def tensors(config: TransformerConfig) -> dict[str, Tensor]:
 
   The embedding is the output layer too, which therefore has no tensor.
   """
-  params = shapes(config)
+  params = transformer.shapes(config)
   found = {}
 
   def add(name, path, pair=None, num_in_axes=0):

@@ -203,10 +203,20 @@ def init(config: TransformerConfig, key: jax.Array) -> dict:
   return nn.meta.unbox(_init(config, key))
 
 
+@functools.lru_cache
+def _boxed_shapes(config: TransformerConfig) -> PyTree:
+  """Shapes in flax's boxes: a trace of the network, which takes a while."""
+  return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+
+
+def shapes(config: TransformerConfig) -> dict:
+  """A `jax.ShapeDtypeStruct` for each parameter."""
+  return nn.meta.unbox(_boxed_shapes(config))
+
+
 def logical_axes(config: TransformerConfig) -> dict:
   """A `PartitionSpec` of logical axis names for each parameter."""
-  boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
-  return nn.get_partition_spec(boxed)
+  return nn.get_partition_spec(_boxed_shapes(config))
 
 
 def shardings(config: TransformerConfig, layout: Layout) -> dict:
@@ -215,8 +225,7 @@ def shardings(config: TransformerConfig, layout: Layout) -> dict:
   Raises:
     ValueError: naming a parameter that does not divide evenly.
   """
-  shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-  return layout.shardings(logical_axes(config), shapes)
+  return layout.shardings(logical_axes(config), shapes(config))
 
 
 def hidden_states(

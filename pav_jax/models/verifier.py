@@ -89,9 +89,28 @@ def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:
 
 
 def init_all(config: VerifierConfig) -> dict:
-  """Random parameters, the trunk's too; for their shapes."""
+  """Random parameters, the trunk's too."""
   key = jax.random.key(0)
   return init(config, transformer.init(config.trunk, key), key)
+
+
+@functools.lru_cache
+def _reader_shapes(config: VerifierConfig) -> dict:
+  """A trace of the reader, which takes a while."""
+  return jax.eval_shape(
+    functools.partial(init_reader, config), jax.random.key(0)
+  )
+
+
+def shapes(config: VerifierConfig) -> dict:
+  """A `jax.ShapeDtypeStruct` for each parameter, the trunk's too."""
+  found = {
+    "trunk": transformer.shapes(config.trunk),
+    "head": jax.eval_shape(functools.partial(heads.init, config.trunk)),
+  }
+  if config.reader_layers:
+    found["reader"] = jax.tree.map(lambda x: x, _reader_shapes(config))
+  return found
 
 
 def init_reader(config: VerifierConfig, key: jax.Array) -> dict:
@@ -138,8 +157,7 @@ def shardings(config: VerifierConfig, layout: Layout) -> dict:
   Raises:
     ValueError: naming a parameter that does not divide evenly.
   """
-  shapes = jax.eval_shape(functools.partial(init_all, config))
-  return layout.shardings(logical_axes(config), shapes)
+  return layout.shardings(logical_axes(config), shapes(config))
 
 
 def surprise(

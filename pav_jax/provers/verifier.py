@@ -182,7 +182,7 @@ def load(
   trunk_config, trunk = hf.load(path, layout=layout, dtype=dtype)
   number, tensors = _read(path / REST)
   config = VerifierConfig(trunk_config, number)
-  shapes = jax.eval_shape(functools.partial(network.init_all, config))
+  shapes = network.shapes(config)
   del shapes["trunk"]
   rest = _checked(path / REST, tensors, shapes)
   if layout:

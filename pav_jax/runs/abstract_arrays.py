@@ -1,6 +1,5 @@
 """Arrays that have a shape, a type and a place on the mesh, and no content."""
 
-import functools
 import math
 from typing import Any
 
@@ -39,7 +38,7 @@ def place(shapes: PyTree, shardings: PyTree) -> PyTree:
 
 def params_of(config: TransformerConfig, layout: Layout) -> dict:
   """The parameters of a transformer, split as `layout` says."""
-  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  shapes = transformer.shapes(config)
   return place(shapes, transformer.shardings(config, layout))
 
 
@@ -47,7 +46,7 @@ def verifier_of(
   config: VerifierConfig, layout: Layout, k: float | int = 1
 ) -> Verifier:
   """A verifier without weights."""
-  shapes = jax.eval_shape(functools.partial(network.init_all, config))
+  shapes = network.shapes(config)
   params = place(shapes, network.shardings(config, layout))
   return Verifier(params, config, k, layout)
 

@@ -269,7 +269,7 @@ def make_train_chunk(
 def _shardings(config, optimizer, layout: Layout) -> FitState:
   return fitting.state_shardings(
     optimizer,
-    jax.eval_shape(lambda: transformer.init(config, jax.random.key(0))),
+    transformer.shapes(config),
     transformer.shardings(config, layout),
     layout,
   )

@@ -202,7 +202,7 @@ def make_train_chunk(
 def _shardings(config, optimizer, layout: Layout) -> FitState:
   return fitting.state_shardings(
     optimizer,
-    jax.eval_shape(functools.partial(network.init_all, config)),
+    network.shapes(config),
     network.shardings(config, layout),
     layout,
   )

@@ -23,7 +23,7 @@ CONFIG = TransformerConfig(
 
 @pytest.fixture(scope="module")
 def params():
-  shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
+  shapes = transformer.shapes(CONFIG)
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes

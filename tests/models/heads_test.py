@@ -26,9 +26,7 @@ def random_like(tree, seed=0):
   )
 
 
-PARAMS = random_like(
-  jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
-)
+PARAMS = random_like(transformer.shapes(CONFIG))
 HEAD = random_like(heads.init(CONFIG), seed=1)
 TOKENS = jnp.asarray(np.random.default_rng(2).integers(48, size=(2, 9)))
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -30,7 +31,7 @@ def random_params(config):
 
   By NumPy, so that nothing is compiled.
   """
-  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  shapes = transformer.shapes(config)
   rng = np.random.default_rng(0)
 
   def leaf(path, x):
@@ -78,7 +79,7 @@ def equations(jaxpr):
 )
 def test_presets_have_the_published_sizes(name, count):
   config = preset(name)
-  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  shapes = transformer.shapes(config)
   assert sum(x.size for x in jax.tree.leaves(shapes)) == count
   # The same from the published table: V·D for the embedding and D for the last
   # norm; a layer has D·H·(2N + 2K) for attention, 3·D·F for the MLP and 4·D.
@@ -89,6 +90,16 @@ def test_presets_have_the_published_sizes(name, count):
   }[name]
   layer = d * h * (2 * n + 2 * k) + 3 * d * f + 4 * d
   assert 256_000 * d + d + num_layers * layer == count
+
+
+def test_shapes_are_those_of_init_and_the_callers_own():
+  expected = jax.eval_shape(
+    functools.partial(transformer.init, CONFIG), jax.random.key(0)
+  )
+  shapes = transformer.shapes(CONFIG)
+  assert shapes == expected
+  shapes["layers"].clear()
+  assert transformer.shapes(CONFIG) == expected
 
 
 def test_initial_kernels_have_variance_one_over_inputs():
@@ -204,7 +215,7 @@ def test_logits_stay_below_their_cap():
 def test_bfloat16_computes_norms_softmax_and_logits_in_float32():
   config = dataclasses.replace(CONFIG, dtype="bfloat16", param_dtype="bfloat16")
   tokens = random_tokens(config, 2, 7)
-  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  shapes = transformer.shapes(config)
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
   jaxpr = jax.make_jaxpr(lambda p: transformer.apply(config, p, tokens))(shapes)
   seen = set()
@@ -236,7 +247,7 @@ def test_bfloat16_computes_norms_softmax_and_logits_in_float32():
 def residual_bytes(config):
   """What the backward pass keeps, the parameters aside."""
   tokens = random_tokens(config, 2, 8)
-  params = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  params = transformer.shapes(config)
   kept = jax.eval_shape(
     lambda p: jax.vjp(lambda q: loss(config, q, tokens)[0], p)[1], params
   )
@@ -248,9 +259,7 @@ def test_depth_does_not_enlarge_the_program(remat):
   sizes = []
   for num_layers in (4, 8):
     config = dataclasses.replace(CONFIG, num_layers=num_layers, remat=remat)
-    shapes = jax.eval_shape(
-      lambda config=config: transformer.init(config, jax.random.key(0))
-    )
+    shapes = transformer.shapes(config)
     tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32)
     lowered = grad.lower(config, shapes, tokens).as_text()
     sizes.append(len(lowered.splitlines()))

@@ -43,13 +43,24 @@ def init(config):
   return verifier.init(config, transformer.init(config.trunk, key), key)
 
 
-PARAMS = random_like(jax.eval_shape(lambda: init(CONFIG)))
+PARAMS = random_like(verifier.shapes(CONFIG))
 
 
 def test_a_new_verifier_says_one_half():
   np.testing.assert_array_equal(
     values(CONFIG, init(CONFIG), TOKENS, EVERY), np.zeros((4, 9))
   )
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_shapes_are_those_of_init_and_the_callers_own(layers):
+  config = VerifierConfig(TRUNK, layers)
+  expected = jax.eval_shape(lambda: init(config))
+  for _ in range(2):
+    shapes = verifier.shapes(config)
+    assert shapes == expected
+    shapes["trunk"].clear()
+    shapes.get("reader", {}).clear()
 
 
 def test_without_reader_it_is_a_head_on_the_trunk():

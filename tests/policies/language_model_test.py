@@ -51,7 +51,7 @@ token_uniforms = jax.jit(randomness.token_uniforms, static_argnums=2)
 @pytest.fixture(scope="module")
 def params():
   """Far from the start, where scales are 0 and would hide mistakes."""
-  shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
+  shapes = transformer.shapes(CONFIG)
   rng = np.random.default_rng(0)
 
   def leaf(path, x):
@@ -508,7 +508,7 @@ def lowered(
   layout=None,
 ):
   """The traced program of M rows for each of Q prefixes of two texts."""
-  shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
+  shapes = transformer.shapes(CONFIG)
   keys = jax.eval_shape(
     lambda: jnp.broadcast_to(KEY, (2, num_prefixes * num_rows))
   )

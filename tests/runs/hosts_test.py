@@ -15,7 +15,6 @@ from pav_jax.runs import hosts
 
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "host:1234"}
 VALUES = "q_policy", "q_prover"
-LANES = "rl/lanes/outcome", "rl_split/lanes/progress", "verifier"
 NUMBERS = {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
 
 
@@ -157,11 +156,18 @@ def assert_close(found, expected, tolerance=1e-5):
       )
 
 
-def answers(directory):
-  """A search's rows, but for what a clock measured."""
-  with (directory / "rows.jsonl").open() as file:
-    found = [json.loads(line) for line in file]
-  return [row for row in found if row.pop("seconds") > 0]
+def assert_same_answers(directory, other):
+  """Of searches, but for what a clock measured; values within rounding."""
+  both = []
+  for path in (directory, other):
+    with (path / "search" / "rows.jsonl").open() as file:
+      found = [json.loads(line) for line in file]
+    both.append([row for row in found if row.pop("seconds") > 0])
+  assert len(both[0]) == len(both[1]) > 6
+  for row, same in zip(*both, strict=True):
+    values = [x.pop(name) for x in (row, same) for name in VALUES]
+    np.testing.assert_allclose(values[:2], values[2:], atol=1e-5)
+    assert row == same
 
 
 def files(directory):
@@ -172,27 +178,21 @@ def files(directory):
   }
 
 
-def assert_same_results(directory, other, lanes=LANES, tolerance=1e-5):
-  """Policies and data sets to the byte, all else within rounding."""
-  for part in ("sft/policy", "collect/targets"):
+def assert_same_files(directory, other, *parts):
+  for part in parts:
     both = [files(path / part) for path in (directory, other)]
     assert both[0] and both[0] == both[1], part
-  found, expected = (answers(path / "search") for path in (directory, other))
-  assert len(found) == len(expected) > 6
-  for row, same in zip(found, expected, strict=True):
-    values = [x.pop(name) for x in (row, same) for name in VALUES]
-    np.testing.assert_allclose(values[:2], values[2:], atol=1e-5)
-    assert row == same
-  for lane in lanes:
-    lane += "/metrics.jsonl" if lane == "verifier" else "/seed0/metrics.jsonl"
-    found, expected = (rows(path / lane) for path in (directory, other))
-    # A KL of 1e-12 to the policy itself is rounding.
-    assert_close(found, expected, tolerance)
-    if lane.startswith("rl"):
-      norms = [row.get("gradient_norm", [0])[0] for row in found.values()]
-      assert max(norms) > 0
 
 
+def assert_same_learning(directory, other, lane, tolerance=1e-5):
+  name = f"{lane}/seed0/metrics.jsonl"
+  found, expected = (rows(path / name) for path in (directory, other))
+  # A KL of 1e-12 to the policy itself is rounding.
+  assert_close(found, expected, tolerance)
+  assert max(row.get("gradient_norm", [0])[0] for row in found.values()) > 0
+
+
+@pytest.mark.first
 def test_several_processes_do_what_one_does(processes, tmp_path):
   """Told to stop, continued, killed: in the end the files of one process.
 
@@ -233,17 +233,32 @@ def test_several_processes_do_what_one_does(processes, tmp_path):
   # Sums of four terms are rounded otherwise, and steps multiply that.
   assert_close(found, {place: one[place] for place in found}, 1e-3)
 
-  # Two continue to the end.
-  (said, _), _ = processes.run(2, tmp_path / "two", gin_file)
+  # Two continue, and do all else but what four will.
+  parts = [
+    f"@{name}/Part()" for name in ("sft", "collect", "verifier", "search", "rl")
+  ]
+  (said, _), _ = processes.run(
+    2, tmp_path / "two", gin_file, f"PARTS=[{', '.join(parts)}]"
+  )
   assert f"continuing after step {stopped}" in said
-  assert_close(rows(tmp_path / "two" / "sft" / "metrics.jsonl"), one)
-  assert_same_results(tmp_path / "two", tmp_path / "one")
+  pair = tmp_path / "two", tmp_path / "one"
+  assert_same_files(*pair, "sft/policy", "collect/targets")
+  for part in ("sft", "verifier"):
+    assert_close(*(rows(path / part / "metrics.jsonl") for path in pair))
+  assert_same_answers(*pair)
+  assert_same_learning(*pair, "rl/lanes/outcome")
 
-  # Four collect, search and learn from the same policy and verifier.
+  # Four collect from the same policy, and learn under the same verifier.
   shutil.rmtree(tmp_path / "four")
-  for part in ("sft", "verifier", "rl"):
+  for part in ("sft", "verifier"):
     shutil.copytree(tmp_path / "one" / part, tmp_path / "four" / part)
-  (said, _), *_ = processes.run(4, tmp_path / "four", gin_file)
-  assert said.count("is finished in") == 3
+  processes.run(
+    4,
+    tmp_path / "four",
+    gin_file,
+    "PARTS=[@collect/Part(), @rl_split/Part()]",
+  )
+  pair = tmp_path / "four", tmp_path / "one"
+  assert_same_files(*pair, "collect/targets")
   # Its sums have four terms; a small KL is a difference of larger numbers.
-  assert_same_results(tmp_path / "four", tmp_path / "one", LANES[1:2], 1e-4)
+  assert_same_learning(*pair, "rl_split/lanes/progress", 1e-4)

@@ -76,7 +76,7 @@ def test_writes_a_page_of_a_data_set(tmp_path):
   )
   # A verifier that gives every prefix σ(log 3) = 0.75.
   head = {"kernel": jnp.zeros(16), "bias": jnp.float32(np.log(3))}
-  shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
+  shapes = transformer.shapes(CONFIG)
   trunk = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
   verifier.save(
     tmp_path / "verifier",

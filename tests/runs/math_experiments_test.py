@@ -103,7 +103,7 @@ def config_of(size, **changes):
 
 
 def params_of(config):
-  return jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  return transformer.shapes(config)
 
 
 def rows(dtype, *sizes):
@@ -201,7 +201,7 @@ def test_verifier(resolved, size):
     given["reader_layers"],
   )
   optimizer = schedule.optimizer(given["optimizer"])
-  params = jax.eval_shape(functools.partial(network.init_all, config))
+  params = network.shapes(config)
   state = sft.FitState(params, jax.eval_shape(optimizer.init, params))
   steps = given["problem"].max_steps
   batch = Examples(
@@ -231,7 +231,7 @@ def test_search(resolved, size):
   assert (given["num_problems"], given["num_samples"]) == (500, 128)
   # The verifier, from 9B, scores all prefixes of what is found in one pass.
   config = VerifierConfig(config_of("9b"), 0)
-  params = jax.eval_shape(functools.partial(network.init_all, config))
+  params = network.shapes(config)
   q = jax.eval_shape(
     lambda params, rollout: Verifier(params, config)(None, rollout),
     params,

@@ -60,7 +60,7 @@ def values(rollout):
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
   path = tmp_path_factory.mktemp("policy") / "policy"
-  shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
+  shapes = transformer.shapes(CONFIG)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: np.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes

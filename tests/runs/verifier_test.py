@@ -47,7 +47,7 @@ def trunk(key, layout, fingerprint):
   """Random parameters, as `transformer.init` has them but not compiled."""
   del key, layout, fingerprint
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda: transformer.init(CONFIG, jax.random.key(0)))
+  shapes = transformer.shapes(CONFIG)
 
   def random(path, x):
     size = 0.0 if path[-1].key == "scale" else CONFIG.width**-0.5

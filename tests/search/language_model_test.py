@@ -56,7 +56,7 @@ SETTINGS = Settings(
 
 
 def random_params(config, seed):
-  shapes = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+  shapes = transformer.shapes(config)
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes
