@@ -93,7 +93,8 @@ def reinforce(
       Face's format; the KL is to it.
     problem: a text problem, see `problems.text.GeneratedProblem`.
     arms: what is compared. Of candidates the one is run whose accuracy on the
-      validation split is the highest at the end of a shorter run.
+      validation split, averaged over a shorter run (`accuracy_over_run`), is
+      the highest.
     num_iterations: of every lane.
     num_problems: of a batch.
     num_samples: responses to each.
@@ -365,7 +366,7 @@ def _tune(
   seed: int,
   num_iterations: int,
 ) -> tuple[list[LanguageArm], dict[str, dict[str, float]]]:
-  """Arms to run, and validation accuracies of candidates, by arm."""
+  """Arms to run, and scores of candidates, by arm."""
   chosen, tuning = [], {}
   run = dataclasses.replace(run, num_iterations=num_iterations)
   for arm in arms:
@@ -377,7 +378,7 @@ def _tune(
       home = workdir / arm.name / candidate.name
       label = f"tuning {arm.name}: {candidate.name}"
       lane = _train(home, run, candidate, seed, label)
-      scores[candidate.name] = float(lane.validation["accuracy"][-1])
+      scores[candidate.name] = rl_report.accuracy_over_run(lane.validation)
     if len(scores) < len(arm.arms) or not scores:
       raise ValueError(
         f"candidates of {arm.name} are named "

@@ -57,6 +57,20 @@ def window(level: float, batch_size: int) -> int:
   return min(WINDOW, max(2, math.ceil(_SUCCESSES / (level * batch_size))))
 
 
+def accuracy_over_run(validation: Mapping[str, np.ndarray]) -> float:
+  """Validation accuracy, averaged over a run's iterations.
+
+  The area under the curve of accuracies against iterations, by trapezoids, over
+  its length: high if a run learns early and ends well. Where a run was judged
+  at its beginning and at its end alone, the end decides.
+
+  Args:
+    validation: with `iteration` and `accuracy`, of two evaluations or more.
+  """
+  at, accuracy = validation["iteration"], validation["accuracy"]
+  return float(np.trapezoid(accuracy, at) / (at[-1] - at[0]))
+
+
 def warnings(
   curves: Mapping[str, list], thresholds: Thresholds
 ) -> dict[str, dict[str, Any]]:

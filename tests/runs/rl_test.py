@@ -183,9 +183,21 @@ def test_the_best_candidate_is_run(start, tmp_path):
   assert list(found) == ["tuned"] and set(scores) == {"still", "fast"}
   # A lane's own validation is what it is chosen by.
   rows = (tmp_path / "tuning/tuned/fast/metrics.jsonl").read_text().splitlines()
-  last = [json.loads(row) for row in rows][-1]
-  assert last["arm"] == "validation"
-  assert scores["fast"] == pytest.approx(last["accuracy"][0])
+  found = [json.loads(row) for row in rows]
+  accuracy = [row["accuracy"][0] for row in found if row["arm"] == "validation"]
+  assert len(accuracy) == 2
+  assert scores["fast"] == pytest.approx(sum(accuracy) / 2)
+
+
+def test_candidates_are_judged_over_the_whole_run():
+  # (0 + .5) / 2 for ten iterations, and .5 for two: (2.5 + 1) / 12.
+  early = {"iteration": [0, 10, 12], "accuracy": [0.0, 0.5, 0.5]}
+  late = {"iteration": [0, 10, 12], "accuracy": [0.0, 0.1, 0.6]}
+  scores = [
+    rl_report.accuracy_over_run({k: np.array(v) for k, v in x.items()})
+    for x in (early, late)
+  ]
+  np.testing.assert_allclose(scores, [3.5 / 12, (0.5 + 0.7) / 12])
 
 
 def test_probes_warn_once_with_their_first_iteration():
