@@ -115,7 +115,9 @@ def regimes(
   found: Sequence[Mapping[str, Any]],
   names: Sequence[str],
 ) -> pathlib.Path:
-  """How many times fewer iterations, by start and by the accuracy reached.
+  """How many times fewer iterations, and how far ahead, by start.
+
+  Above against the accuracy reached, below against iterations.
 
   Args:
     workdir: where `regimes.png` goes.
@@ -125,11 +127,11 @@ def regimes(
   path = pathlib.Path(workdir) / "regimes.png"
   with plt.rc_context(plots.STYLE):
     figure, axes = plt.subplots(
-      1,
+      2,
       len(names),
-      figsize=(4.2 * len(names), 3.8),
-      sharex=True,
-      sharey=True,
+      figsize=(4.2 * len(names), 7.0),
+      sharex="row",
+      sharey="row",
       squeeze=False,
     )
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(found)))
@@ -155,6 +157,14 @@ def regimes(
       ax.yaxis.set_major_formatter(ScalarFormatter())
       ax.yaxis.set_minor_formatter(NullFormatter())
       ax.set_yticks([1, 2, 3, 5, 10])
+    for ax, name in zip(axes[1], names, strict=True):
+      for regime, color in zip(found, colors, strict=True):
+        ahead = regime["arms"].get(name, {}).get("ahead", {})
+        at = sorted(map(int, ahead))
+        ax.plot([0, *at], [0.0, *(ahead[str(x)] for x in at)], color=color)
+      ax.axhline(0.0, color="black", linewidth=0.8)
+      ax.set_xlabel("iteration")
+    axes[1, 0].set_ylabel("points ahead of outcome-only")
     axes[0, 0].set_ylabel("times fewer iterations than outcome-only")
     axes[0, -1].legend(
       title="start", loc="center left", bbox_to_anchor=(1.0, 0.5)

@@ -29,11 +29,13 @@ def compare(report: Mapping[str, Any], first: str) -> dict[str, Any]:
     first: the arm that others are compared with, outcomes alone.
 
   Returns:
-    `start`, the accuracy before training, and for each arm `levels` and
-    `points`, by how many percentage points the accuracy at the end is higher
-    than the first arm's mean. `levels` has, for each accuracy counted that is
-    1.5 times the start or more and that the arm's median seed reaches,
-    `ratios`, `median`, and `is_bound`. Seeds that never reach it have ratio 0.
+    `start`, the accuracy before training, and for each arm `levels`, `points`,
+    by how many percentage points the accuracy at the end is higher than the
+    first arm's mean, and `ahead`, by how many that on validation problems is
+    after as many iterations, means of seeds. `levels` has, for each accuracy
+    counted that is 1.5 times the start or more and that the arm's median seed
+    reaches, `ratios`, `median`, and `is_bound`. Seeds that never reach it have
+    ratio 0.
   """
   arms, start = report["arms"], report["start"]["accuracy"]
   length = len(arms[first]["curves"]["accuracy"][0])
@@ -61,8 +63,24 @@ def compare(report: Mapping[str, Any], first: str) -> dict[str, Any]:
     out["arms"][name] = {
       "levels": levels,
       "points": [100 * (a - mean) for a in found["accuracy"]],
+      "ahead": _ahead(arms[first]["validation"], found["validation"]),
     }
   return out
+
+
+def _ahead(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict:
+  """Percentage points after each number of iterations that both were judged."""
+
+  def means(found):
+    accuracy = np.mean(found["accuracy"], axis=0)
+    return dict(zip(map(int, found["iteration"][0]), accuracy, strict=True))
+
+  base, own = means(first), means(other)
+  return {
+    str(at): float(100 * (own[at] - base[at]))
+    for at in sorted(own)
+    if at > 0 and at in base
+  }
 
 
 @gin.register
@@ -108,20 +126,32 @@ def regime_map(
   )
   for name in names:
     shown = [regime for regime in ordered if name in regime["arms"]]
-    levels = sorted(
-      {x for regime in shown for x in regime["arms"][name]["levels"]}, key=float
-    )
+    found_of = [regime["arms"][name] for regime in shown]
+    starts = [f"from {regime['start']:.2%}" for regime in shown]
+    levels = sorted({x for of in found_of for x in of["levels"]}, key=float)
     progress.table(
       f"{experiment}: iterations of {first} over those of {name}, median of "
       "seeds (> where only a bound is known)",
-      ["start", *(f"to {float(level):.3g}" for level in levels), "points"],
+      ["to", *starts],
       [
         [
-          f"{regime['start']:.2%}",
-          *(_cell(regime["arms"][name]["levels"].get(x)) for x in levels),
-          f"{np.mean(regime['arms'][name]['points']):+.1f}",
+          f"{100 * float(level):g} %",
+          *(_cell(of["levels"].get(level)) for of in found_of),
         ]
-        for regime in shown
+        for level in levels
+      ],
+    )
+    after = sorted({at for of in found_of for at in of["ahead"]}, key=int)
+    progress.table(
+      f"{experiment}: percentage points by which {name} is ahead of {first}, "
+      "means of seeds",
+      ["after", *starts],
+      [
+        *(
+          [at, *(_points(of["ahead"].get(at)) for of in found_of)]
+          for at in after
+        ),
+        ["all, test", *(_points(np.mean(of["points"])) for of in found_of)],
       ],
     )
   progress.say(f"wrote {figure}")
@@ -132,3 +162,7 @@ def _cell(level: Mapping[str, Any] | None) -> str:
   if level is None:
     return "–"
   return f"{'>' if level['is_bound'] else ''}{level['median']:.1f}×"
+
+
+def _points(points: float | None) -> str:
+  return "–" if points is None else f"{points:+.1f}"

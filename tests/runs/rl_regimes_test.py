@@ -6,11 +6,15 @@ import pytest
 from pav_jax.runs import rl_regimes
 
 
-def arm(counts, accuracy):
+def arm(counts, accuracy, validation=((0.04, 0.1), (0.04, 0.2))):
   return {
     "accuracy": accuracy,
     "iterations_to": counts,
     "curves": {"accuracy": [[0.0] * 100] * 2},
+    "validation": {
+      "iteration": [[0.0, 50.0]] * 2,
+      "accuracy": [list(row) for row in validation],
+    },
   }
 
 
@@ -20,7 +24,11 @@ REPORT = {
     "outcome": arm(
       {"0.05": [1, 1], "0.1": [40, 60], "0.2": [None, 90]}, [0.2, 0.1]
     ),
-    "pav": arm({"0.05": [1, 1], "0.1": [10, 25], "0.2": [30, 40]}, [0.5, 0.3]),
+    "pav": arm(
+      {"0.05": [1, 1], "0.1": [10, 25], "0.2": [30, 40]},
+      [0.5, 0.3],
+      [(0.04, 0.4), (0.04, 0.5)],
+    ),
   },
 }
 
@@ -38,6 +46,22 @@ def test_ratios_are_of_medians_to_levels_well_above_the_start():
   np.testing.assert_allclose(fifth["ratios"], [100 / 30, 100 / 40])
   assert fifth["is_bound"]
   np.testing.assert_allclose(pav["points"], [35, 15])
+
+
+def test_points_ahead_are_of_means_after_as_many_iterations():
+  # (.4 + .5) / 2 - (.1 + .2) / 2; nothing before training.
+  found = rl_regimes.compare(REPORT, "outcome")["arms"]["pav"]["ahead"]
+  assert found == {"50": pytest.approx(30)}
+  # Judged after 25 and 50, and the other after 50 alone.
+  often = REPORT["arms"]["pav"] | {
+    "validation": {
+      "iteration": [[0.0, 25.0, 50.0]],
+      "accuracy": [[0.0, 0.2, 0.3]],
+    }
+  }
+  report = REPORT | {"arms": REPORT["arms"] | {"pav": often}}
+  found = rl_regimes.compare(report, "outcome")["arms"]["pav"]["ahead"]
+  assert found == {"50": pytest.approx(15)}
 
 
 def test_levels_that_half_of_the_seeds_miss_are_left_out():
