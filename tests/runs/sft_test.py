@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import hf
+from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
@@ -66,6 +66,7 @@ def finetune(workdir, **changes):
     ),
     "chunk": 20,
     "checkpoint_every": 100,
+    "mesh": partitioning.make_mesh(devices=jax.devices()[:1]),
   }
   return sft_run.finetune(workdir, "test", **(settings | changes))
 
