@@ -57,6 +57,32 @@ def window(level: float, batch_size: int) -> int:
   return min(WINDOW, max(2, math.ceil(_SUCCESSES / (level * batch_size))))
 
 
+def iterations_to(
+  accuracy: np.ndarray, level: float, batch_size: int
+) -> int | None:
+  """Iterations after which the last batches tell that a level is reached.
+
+  Their mean accuracy is the level's or more, and they hold 25 successes, or are
+  `window` many. So a policy that is far above a low level is not asked for more
+  batches than it takes to see that.
+
+  Args:
+    accuracy: float[iterations], of batches.
+    level: an accuracy, in (0, 1].
+    batch_size: responses in a batch.
+
+  Returns:
+    Counted from 1; None if it never was.
+  """
+  most = window(level, batch_size)
+  counts = []
+  for wide in range(2, most + 1):
+    means = rl.trailing_mean(accuracy, window=wide)
+    enough = wide == most or wide * batch_size * means >= _SUCCESSES
+    counts.append(rl.first_reaching(np.where(enough, means, np.nan), level))
+  return min((count for count in counts if count), default=None)
+
+
 def accuracy_over_run(validation: Mapping[str, np.ndarray]) -> float:
   """Validation accuracy, averaged over a run's iterations.
 
@@ -123,11 +149,6 @@ def summary(
   def listed(x):
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in x]
 
-  def reaching(lane, level):
-    wide = window(level, batch_size)
-    means = rl.trailing_mean(lane.curves["accuracy"], window=wide)
-    return rl.first_reaching(means, level)
-
   return {
     "accuracy": [found["accuracy"] for found in tested],
     "pass_at_k": {
@@ -138,7 +159,10 @@ def summary(
       found.get("hard_problems_solved") for found in tested
     ],
     "iterations_to": {
-      f"{level:g}": [reaching(lane, level) for lane in lanes]
+      f"{level:g}": [
+        iterations_to(lane.curves["accuracy"], level, batch_size)
+        for lane in lanes
+      ]
       for level in LEVELS
     },
     "seconds": [lane.seconds for lane in lanes],

@@ -266,7 +266,18 @@ def test_iterations_are_counted_to_the_mean_of_as_many_batches():
   found = rl_report.summary([lane], tested, 128)["iterations_to"]
   assert found["0.05"] == [4] and found["0.1"] == [4]
   assert found["0.2"] == [None]
-  assert found["0.01"] == [None]  # which would take ten batches
+  # Two batches of .1 hold 25.6 successes, which is enough for 1 % as well.
+  assert found["0.01"] == [4]
+
+
+def test_a_low_level_needs_enough_successes():
+  # 1.28 successes a batch: 25 would take twenty batches, and ten are the most.
+  accuracy = np.array([0.0] + [0.01] * 11)
+  assert rl_report.iterations_to(accuracy, 0.01, 128) == 11
+  # Five batches of .04 hold 25.6.
+  accuracy = np.array([0.0, 0.0] + [0.04] * 10)
+  assert rl_report.iterations_to(accuracy, 0.01, 128) == 7
+  assert rl_report.iterations_to(accuracy[:6], 0.01, 128) is None
 
 
 def test_ratios_are_of_medians():
