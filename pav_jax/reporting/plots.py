@@ -22,9 +22,9 @@ STYLE = {
 }
 
 
-def _spread(axes, x, values: np.ndarray, label: str) -> None:
+def _spread(axes, x, values: np.ndarray, label: str, color=None) -> None:
   """A line of means over seeds (the last axis) in a band of least and most."""
-  (line,) = axes.plot(x, values.mean(-1), label=label)
+  (line,) = axes.plot(x, values.mean(-1), label=label, color=color)
   axes.fill_between(
     x, values.min(-1), values.max(-1), alpha=0.2, color=line.get_color()
   )

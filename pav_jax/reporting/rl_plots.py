@@ -95,16 +95,22 @@ def curves(
     figure, axes = plt.subplots(
       rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False
     )
+    lines = {}
     for panel, metric in zip(axes.flat, metrics, strict=False):
-      for name, found in arms.items():
+      for number, (name, found) in enumerate(arms.items()):
         if metric in found["curves"]:
           values = np.array(found["curves"][metric], np.float64).T
           means = plots.trailing_mean(values, window)
-          plots._spread(panel, np.arange(1, len(means) + 1), means, name)
+          x = np.arange(1, len(means) + 1)
+          plots._spread(panel, x, means, name, color=f"C{number}")
       panel.set(xlabel="iteration", ylabel=metric.replace("_", " "))
-    handles, labels = axes.flat[-1].get_legend_handles_labels()
-    if handles:
-      figure.legend(handles, labels, loc="outside upper center", ncols=4)
+      handles, labels = panel.get_legend_handles_labels()
+      lines |= dict(zip(labels, handles, strict=True))
+    lines = {name: lines[name] for name in arms if name in lines}
+    if lines:
+      figure.legend(
+        lines.values(), lines.keys(), loc="outside upper center", ncols=4
+      )
     figure.savefig(path)
     plt.close(figure)
   return path
