@@ -88,12 +88,6 @@ def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:
   return params
 
 
-def init_all(config: VerifierConfig) -> dict:
-  """Random parameters, the trunk's too."""
-  key = jax.random.key(0)
-  return init(config, transformer.init(config.trunk, key), key)
-
-
 @functools.lru_cache
 def _reader_shapes(config: VerifierConfig) -> dict:
   """A trace of the reader, which takes a while."""

@@ -53,7 +53,9 @@ def files(tmp_path_factory):
   rehearsal_inputs.make_vocabulary(out / "tokenizer.model", texts * 20)
   config = preset("tiny", vocab_size=384, num_layers=2, width=8, mlp_width=8)
   problem = rehearsal_inputs.make_problem(out)
-  params = network.init_all(VerifierConfig(config, 0))
+  key = jax.random.key(0)
+  trunk = transformer.init(config, key)
+  params = network.init(VerifierConfig(config, 0), trunk, key)
   provers_verifier.save(
     out / "verifier",
     VerifierConfig(config, 0),

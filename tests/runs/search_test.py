@@ -208,7 +208,8 @@ def test_arms_are_settings_of_searches():
 def test_a_mesh_finds_what_one_device_finds(policy, tmp_path):
   """Networks split over four devices; values differ by rounding alone."""
   config = VerifierConfig(CONFIG, 2)
-  params = verifier_network.init_all(config)
+  key = jax.random.key(0)
+  params = verifier_network.init(config, transformer.init(CONFIG, key), key)
   params["head"] = jax.tree.map(lambda x: x + 0.5, params["head"])
   verifier.save(
     tmp_path / "verifier",
