@@ -29,7 +29,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["pav_jax", "pav_jax.*"]),
-  package_data={"pav_jax.reporting": ["inspect.html"]},
+  package_data={"pav_jax.reporting": ["trace_page.html"]},
   install_requires=[
     "absl-py",
     "flax",

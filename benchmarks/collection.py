@@ -39,7 +39,7 @@ from pav_jax.provers.completions import (
   count_correct,
 )
 from pav_jax.runs import hosts, networks
-from pav_jax.training.collect import Source, find_prefixes
+from pav_jax.training.collect_seeds import Source, find_prefixes
 
 
 def timed(fn, repeats):

@@ -16,7 +16,7 @@ import numpy as np
 
 from pav_jax import randomness
 from pav_jax.models import made, partitioning
-from pav_jax.policies.made import MadePolicy
+from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
 from pav_jax.training import rl

@@ -134,7 +134,7 @@ def make_checkpoint(directory: pathlib.Path, **changes: int) -> None:
 
 def make_problem(out: pathlib.Path):
   """The problem, whose data set is written when it is first asked for."""
-  from pav_jax.problems.math import MATH
+  from pav_jax.problems.mathematics import MATH
   from pav_jax.problems.pieces import SentencePieceVocabulary
 
   return MATH(

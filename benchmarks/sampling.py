@@ -30,8 +30,8 @@ from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import preset
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.rollout import Rollout
 from pav_jax.runs import hosts, networks
-from pav_jax.types import Rollout
 
 PROMPT, NEW, STEPS, STEP = 64, 64, 8, 12
 END, DELIMITER = 1, 2

@@ -24,14 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax.models import hf, partitioning, transformer
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.transformer_config import preset
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.provers import verifier as verifiers
 from pav_jax.runs import hosts, networks
-from pav_jax.search import language_model as searching
+from pav_jax.search import cached_beams as searching
 from pav_jax.search import stepping
 from pav_jax.search.judging import Judge
 from pav_jax.search.selection import Settings

@@ -14,12 +14,12 @@ import time
 import jax
 import numpy as np
 
+from pav_jax.data.packing import Demonstrations
 from pav_jax.models import partitioning, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import preset
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.packing import Demonstrations
 from pav_jax.runs import hosts
 from pav_jax.training import sft
 

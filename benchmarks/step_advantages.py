@@ -18,9 +18,9 @@ from pav_jax import values
 from pav_jax.models import hf
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.chain_operations import harder
-from pav_jax.problems.chain_policy import measured_values
-from pav_jax.problems.chain_steps import NO_PROGRESS
+from pav_jax.problems.chain.chain.error_rates import measured_values
+from pav_jax.problems.chain.chain.operations import harder
+from pav_jax.problems.chain.chain.reading import NO_PROGRESS
 from pav_jax.provers import verifier
 from pav_jax.provers.rollout_values import ClosedForm, WellFormed, WithinLimit
 

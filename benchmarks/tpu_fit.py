@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import preset
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import compile_report
 from pav_jax.reporting.compile_report import GIB

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 import pav_jax
-from pav_jax.policies.made import MadePolicy
+from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
 from pav_jax.training.imitation import ImitateProver

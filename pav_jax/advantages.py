@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
-from pav_jax import types
+from pav_jax import checks
 
 
 def step_advantages(q: Float[ArrayLike, "*B P"]) -> Float[Array, "*B P-1"]:
@@ -33,8 +33,8 @@ def step_advantages(q: Float[ArrayLike, "*B P"]) -> Float[Array, "*B P-1"]:
     ValueError: `q` has no axis of prefixes, or an empty one.
   """
   _check_prefixes(q)
-  q_wide = types.widen(q)
-  return (q_wide[..., 1:] - q_wide[..., :-1]).astype(types.float_dtype(q))
+  q_wide = checks.widen(q)
+  return (q_wide[..., 1:] - q_wide[..., :-1]).astype(checks.float_dtype(q))
 
 
 def effective_reward(
@@ -63,7 +63,7 @@ def effective_reward(
     ValueError: the arguments differ in rank or do not broadcast; or `alpha` is
       no scalar, or is known while tracing and not finite.
   """
-  known = types.concrete_value(alpha)
+  known = checks.concrete_value(alpha)
   if jnp.ndim(alpha) or (known is not None and not math.isfinite(known)):
     raise ValueError(f"alpha is {alpha}; expected one finite number")
   ours, theirs = jnp.shape(q_policy), jnp.shape(adv_prover)
@@ -74,8 +74,8 @@ def effective_reward(
       f"q_policy has shape {ours} and adv_prover {theirs}; expected [..., H] "
       "both (one outcome per rollout enters as outcome[..., None])"
     )
-  reward = types.widen(q_policy) + alpha * types.widen(adv_prover)
-  return reward.astype(types.float_dtype(q_policy, adv_prover))
+  reward = checks.widen(q_policy) + alpha * checks.widen(adv_prover)
+  return reward.astype(checks.float_dtype(q_policy, adv_prover))
 
 
 def first_pit(
@@ -104,8 +104,10 @@ def first_pit(
       tracing and not in (0, 1].
   """
   _check_prefixes(q)
-  types.check_shape("outcome", outcome, jnp.shape(q)[:-1], "q's without prefix")
-  known = types.concrete_value(high)
+  checks.check_shape(
+    "outcome", outcome, jnp.shape(q)[:-1], "q's without prefix"
+  )
+  known = checks.concrete_value(high)
   if jnp.ndim(high) or (known is not None and not 0 < known <= 1):
     raise ValueError(f"high is {high}; expected one value in (0, 1]")
   q = jnp.asarray(q)

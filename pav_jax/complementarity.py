@@ -29,7 +29,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from pav_jax import types, values
+from pav_jax import checks, values
 
 
 def distinguishability(
@@ -51,10 +51,10 @@ def distinguishability(
     ValueError: shapes differ.
   """
   _check_tables(adv_prover=adv_prover, probs=probs)
-  adv, prob = types.widen(adv_prover), types.widen(probs)
+  adv, prob = checks.widen(adv_prover), checks.widen(probs)
   mean = jnp.sum(prob * adv, axis=-1, keepdims=True)
   variance = jnp.sum(prob * jnp.square(adv - mean), axis=-1)
-  return variance.astype(types.float_dtype(adv_prover, probs))
+  return variance.astype(checks.float_dtype(adv_prover, probs))
 
 
 def alignment(
@@ -78,9 +78,9 @@ def alignment(
     ValueError: shapes differ.
   """
   _check_tables(adv_prover=adv_prover, adv_policy=adv_policy, probs=probs)
-  product = types.widen(adv_prover) * types.widen(adv_policy)
-  product = jnp.sum(types.widen(probs) * product, axis=-1)
-  return product.astype(types.float_dtype(adv_prover, adv_policy, probs))
+  product = checks.widen(adv_prover) * checks.widen(adv_policy)
+  product = jnp.sum(checks.widen(probs) * product, axis=-1)
+  return product.astype(checks.float_dtype(adv_prover, adv_policy, probs))
 
 
 def improvement_bound(
@@ -112,10 +112,10 @@ def improvement_bound(
     ValueError: shapes do not match.
   """
   _check_tables(adv_prover=adv_prover, adv_policy=adv_policy, probs=probs)
-  wide = [types.widen(x) for x in (adv_prover, adv_policy, probs)]
+  wide = [checks.widen(x) for x in (adv_prover, adv_policy, probs)]
   per_state = distinguishability(wide[0], wide[2]) + alignment(*wide)
   bound = step_size * _mean_over_states(per_state, state_probs)
-  return bound.astype(types.float_dtype(adv_prover, adv_policy, probs))
+  return bound.astype(checks.float_dtype(adv_prover, adv_policy, probs))
 
 
 def first_order_improvement(
@@ -150,10 +150,10 @@ def first_order_improvement(
     ValueError: shapes do not match.
   """
   _check_tables(adv_prover=adv_prover, adv_policy=adv_policy, probs=probs)
-  wide = [types.widen(x) for x in (adv_prover, adv_policy, probs)]
+  wide = [checks.widen(x) for x in (adv_prover, adv_policy, probs)]
   per_state = distinguishability(*wide[1:]) + alpha * alignment(*wide)
   improvement = step_size * _mean_over_states(per_state, state_probs)
-  return improvement.astype(types.float_dtype(adv_prover, adv_policy, probs))
+  return improvement.astype(checks.float_dtype(adv_prover, adv_policy, probs))
 
 
 def best_of_k_advantages(
@@ -180,10 +180,10 @@ def best_of_k_advantages(
     ValueError: shapes differ; or `k` is known while tracing and below 1.
   """
   _check_tables(q_policy=q_policy, probs=probs)
-  q = types.widen(q_policy)
-  v = jnp.sum(types.widen(probs) * q, axis=-1, keepdims=True)
+  q = checks.widen(q_policy)
+  v = jnp.sum(checks.widen(probs) * q, axis=-1, keepdims=True)
   adv = values.best_of_k(q, k) - values.best_of_k(v, k)
-  return adv.astype(types.float_dtype(q_policy, probs))
+  return adv.astype(checks.float_dtype(q_policy, probs))
 
 
 def best_k(
@@ -218,7 +218,7 @@ def best_k(
   ks = jnp.asarray(ks)
   if ks.ndim != 1 or not ks.size:
     raise ValueError(f"ks has shape {ks.shape}; expected one axis, not empty")
-  q, prob = types.widen(q_policy), types.widen(probs)
+  q, prob = checks.widen(q_policy), checks.widen(probs)
   adv_policy = best_of_k_advantages(q, prob, 1)
 
   def bound(k: Array) -> Array:
@@ -239,7 +239,7 @@ def _mean_over_states(per_state: Array, state_probs: ArrayLike | None) -> Array:
       f"state_probs has shape {shape}; expected [..., S] with "
       f"S = {per_state.shape[-1]}"
     )
-  return jnp.sum(types.widen(state_probs) * per_state, axis=-1)
+  return jnp.sum(checks.widen(state_probs) * per_state, axis=-1)
 
 
 def _check_tables(**tables: ArrayLike) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax import steps, types
+from pav_jax import checks, steps
 
 
 def policy_gradient_loss(
@@ -40,12 +40,12 @@ def policy_gradient_loss(
   """
   _check_batch(prefix_len)
   *batch, num_prefixes = jnp.shape(prefix_len)
-  types.check_shape("logp", logp, (*batch, None), "[..., B, T]")
-  types.check_shape(
+  checks.check_shape("logp", logp, (*batch, None), "[..., B, T]")
+  checks.check_shape(
     "weights", weights, (*batch, num_prefixes - 1), "[..., B, H]"
   )
-  step_logp = steps.sum_over_steps(types.widen(logp), prefix_len)
-  weights = jnp.where(steps.step_mask(prefix_len), types.widen(weights), 0)
+  step_logp = steps.sum_over_steps(checks.widen(logp), prefix_len)
+  weights = jnp.where(steps.step_mask(prefix_len), checks.widen(weights), 0)
   weighted = jax.lax.stop_gradient(weights) * step_logp
   return -jnp.mean(jnp.sum(weighted, axis=-1), axis=-1)
 
@@ -74,9 +74,9 @@ def value_loss(
   """
   _check_batch(prefix_len)
   exists = steps.step_mask(prefix_len)
-  types.check_shape("values", values, exists.shape, "[..., B, H]")
-  types.check_shape("targets", targets, exists.shape, "[..., B, H]")
-  error = types.widen(values) - jax.lax.stop_gradient(types.widen(targets))
+  checks.check_shape("values", values, exists.shape, "[..., B, H]")
+  checks.check_shape("targets", targets, exists.shape, "[..., B, H]")
+  error = checks.widen(values) - jax.lax.stop_gradient(checks.widen(targets))
   total = jnp.sum(jnp.square(jnp.where(exists, error, 0)), axis=(-2, -1))
   return total / jnp.maximum(jnp.sum(exists, axis=(-2, -1)), 1)
 
@@ -111,10 +111,10 @@ def kl_penalty(
   """
   _check_batch(prefix_len)
   batch = jnp.shape(prefix_len)[:-1]
-  types.check_shape("logp", logp, (*batch, None), "[..., B, T]")
-  types.check_shape("logp_ref", logp_ref, jnp.shape(logp), "[..., B, T]")
+  checks.check_shape("logp", logp, (*batch, None), "[..., B, T]")
+  checks.check_shape("logp_ref", logp_ref, jnp.shape(logp), "[..., B, T]")
   response = steps.response_mask(prefix_len, jnp.shape(logp)[-1])
-  r = jax.lax.stop_gradient(types.widen(logp_ref)) - types.widen(logp)
+  r = jax.lax.stop_gradient(checks.widen(logp_ref)) - checks.widen(logp)
   r = jnp.where(response, r, 0)
   # Where r is small, expm1(r) − r loses all its digits, its sign included.
   small = jnp.square(r) * (1 / 2 + r / 6 + jnp.square(r) / 24)
@@ -158,18 +158,18 @@ def verifier_loss(
   """
   _check_batch(prefix_len)
   shape = jnp.shape(prefix_len)
-  types.check_shape("logits", logits, shape, "[..., B, P]")
-  types.check_shape("q_target", q_target, shape, "[..., B, P]")
+  checks.check_shape("logits", logits, shape, "[..., B, P]")
+  checks.check_shape("q_target", q_target, shape, "[..., B, P]")
   labelled = jnp.pad(
     steps.step_mask(prefix_len),
     [(0, 0)] * (len(shape) - 1) + [(1, 0)],
     constant_values=True,
   )
   if where is not None:
-    types.check_shape("where", where, shape, "[..., B, P]")
+    checks.check_shape("where", where, shape, "[..., B, P]")
     labelled &= jnp.asarray(where)
-  logit = jnp.where(labelled, types.widen(logits), 0)
-  label = jax.lax.stop_gradient(types.widen(q_target))
+  logit = jnp.where(labelled, checks.widen(logits), 0)
+  label = jax.lax.stop_gradient(checks.widen(q_target))
   log_loss = -label * jax.nn.log_sigmoid(logit)
   log_loss -= (1 - label) * jax.nn.log_sigmoid(-logit)
   buckets = [labelled]

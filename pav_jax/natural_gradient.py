@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax import types
+from pav_jax import checks
 
 
 def softmax_update(
@@ -38,10 +38,10 @@ def softmax_update(
       f"logits {logits.shape}, q_policy {q_policy.shape} and adv_prover "
       f"{adv_prover.shape} must have one shape"
     )
-  effective_reward = types.widen(q_policy) + alpha * types.widen(adv_prover)
-  new_logits = types.widen(logits) + step_size * effective_reward
+  effective_reward = checks.widen(q_policy) + alpha * checks.widen(adv_prover)
+  new_logits = checks.widen(logits) + step_size * effective_reward
   new_logits = jax.nn.log_softmax(new_logits, axis=-1)
-  return new_logits.astype(types.float_dtype(logits, q_policy, adv_prover))
+  return new_logits.astype(checks.float_dtype(logits, q_policy, adv_prover))
 
 
 class Diagnostics(NamedTuple):
@@ -103,7 +103,7 @@ def natural_gradient(
   """
   if num_cg_steps < 1:
     raise ValueError(f"num_cg_steps is {num_cg_steps}, expected at least 1")
-  known = types.concrete_value(damping)
+  known = checks.concrete_value(damping)
   if known is not None and not (known > 0).all():
     raise ValueError(f"damping is {damping}, expected more than 0")
   logp, jvp_fn = jax.linearize(logp_fn, params)
@@ -113,7 +113,7 @@ def natural_gradient(
       "of the steps' log-probabilities"
     )
   transpose = jax.linear_transpose(jvp_fn, params)
-  dtype = types.widen(logp).dtype  # of vectors over samples
+  dtype = checks.widen(logp).dtype  # of vectors over samples
   weights = jax.lax.stop_gradient(weights).astype(dtype)
   ridge = jnp.asarray(damping * logp.size, dtype)
 

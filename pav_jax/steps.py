@@ -1,7 +1,7 @@
 """Tokens and steps: which step a token belongs to, sums and spreads.
 
 Here and below `T` counts tokens, `H` steps and `P = H + 1` prefixes. Everything
-follows from `prefix_len` (`types.Rollout`): the step of 0-based index h owns
+follows from `prefix_len` (`Rollout`): the step of 0-based index h owns
 the tokens t with `prefix_len[h] <= t < prefix_len[h + 1]`. All functions
 compare positions instead of scattering, which suits TPUs, and take arbitrary
 leading dimensions, equal in all arguments.
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax import types
+from pav_jax import checks
 
 
 def step_index(
@@ -81,10 +81,10 @@ def sum_over_steps(
     ValueError: leading dimensions differ, or `prefix_len` has no prefixes.
   """
   prefix_len = _checked(prefix_len)
-  types.check_shape("x", x, (*prefix_len.shape[:-1], None), "[..., T]")
+  checks.check_shape("x", x, (*prefix_len.shape[:-1], None), "[..., T]")
   owned = _owned(prefix_len, jnp.shape(x)[-1])
-  sums = jnp.sum(jnp.where(owned, types.widen(x)[..., None, :], 0), axis=-1)
-  return sums.astype(types.float_dtype(x))
+  sums = jnp.sum(jnp.where(owned, checks.widen(x)[..., None, :], 0), axis=-1)
+  return sums.astype(checks.float_dtype(x))
 
 
 def spread_over_tokens(
@@ -110,10 +110,10 @@ def spread_over_tokens(
   """
   prefix_len = _checked(prefix_len)
   *batch, num_prefixes = prefix_len.shape
-  types.check_shape("w", w, (*batch, num_prefixes - 1), "[..., H]")
+  checks.check_shape("w", w, (*batch, num_prefixes - 1), "[..., H]")
   owned = _owned(prefix_len, num_tokens)
-  spread = jnp.sum(jnp.where(owned, types.widen(w)[..., None], 0), axis=-2)
-  return spread.astype(types.float_dtype(w))
+  spread = jnp.sum(jnp.where(owned, checks.widen(w)[..., None], 0), axis=-2)
+  return spread.astype(checks.float_dtype(w))
 
 
 def _owned(prefix_len: Array, num_tokens: int) -> Array:

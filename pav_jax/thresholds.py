@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from pav_jax import types, verification
+from pav_jax import checks, verification
 
 
 class FirstErrorScores(NamedTuple):
@@ -50,8 +50,8 @@ def first_error(
   Raises:
     ValueError: shapes do not match.
   """
-  types.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  below = (types.widen(scores) < threshold) & jnp.asarray(mask)
+  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
+  below = (checks.widen(scores) < threshold) & jnp.asarray(mask)
   return jnp.where(below.any(-1), below.argmax(-1), -1).astype(jnp.int32)
 
 
@@ -73,7 +73,9 @@ def first_error_scores(
   Raises:
     ValueError: shapes do not match.
   """
-  types.check_shape("predicted", predicted, jnp.shape(labels), "that of labels")
+  checks.check_shape(
+    "predicted", predicted, jnp.shape(labels), "that of labels"
+  )
   predicted, labels = jnp.asarray(predicted), jnp.asarray(labels)
   right = predicted == labels
   erroneous, correct = (
@@ -107,10 +109,10 @@ def first_error_threshold(
   Raises:
     ValueError: shapes do not match; labels known while tracing are no steps.
   """
-  types.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  types.check_shape("labels", labels, jnp.shape(scores)[:1], "[N]")
+  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
+  checks.check_shape("labels", labels, jnp.shape(scores)[:1], "[N]")
   _check_labels_exist(mask, labels)
-  scores, labels = types.widen(scores), jnp.asarray(labels)
+  scores, labels = checks.widen(scores), jnp.asarray(labels)
   scores = jnp.where(mask, scores, jnp.inf)
   position = jnp.arange(scores.shape[-1])
   faulty = labels >= 0
@@ -198,8 +200,8 @@ def outcome_errors(
     ValueError: as of `outcome_thresholds`.
   """
   scores, mask, outcome = _step_arguments(scores, outcome, mask)
-  types.check_shape("thresholds", thresholds, scores.shape[1:], "[H]")
-  thresholds = types.widen(thresholds)
+  checks.check_shape("thresholds", thresholds, scores.shape[1:], "[H]")
+  thresholds = checks.widen(thresholds)
   wrong = ((scores >= thresholds) != outcome) & mask
   rate = jnp.sum(wrong, 0) / jnp.sum(mask, 0)
   return jnp.where(jnp.isnan(thresholds), jnp.nan, rate)
@@ -208,9 +210,9 @@ def outcome_errors(
 def _step_arguments(scores, outcome, mask):
   """Scores [B, H], mask and outcomes as bool[B, H]."""
   verification.check_binary("outcome", outcome)
-  types.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  types.check_shape("outcome", outcome, jnp.shape(scores)[:1], "[B]")
-  scores = types.widen(scores)
+  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
+  checks.check_shape("outcome", outcome, jnp.shape(scores)[:1], "[B]")
+  scores = checks.widen(scores)
   outcome = jnp.asarray(outcome)[:, None] > 0
   return scores, jnp.asarray(mask), jnp.broadcast_to(outcome, scores.shape)
 
@@ -234,7 +236,7 @@ def _between(low, high):
 
 
 def _check_labels_exist(mask, labels) -> None:
-  mask, labels = types.concrete_value(mask), types.concrete_value(labels)
+  mask, labels = checks.concrete_value(mask), checks.concrete_value(labels)
   if mask is None or labels is None:
     return
   inside = (labels >= -1) & (labels < mask.shape[-1])

@@ -6,7 +6,7 @@ from jax.scipy.special import xlog1py
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
-from pav_jax import types
+from pav_jax import checks
 
 
 def best_of_k(
@@ -34,8 +34,8 @@ def best_of_k(
     ValueError: `k` is known while tracing, and below 1 or NaN.
   """
   check_k(k)
-  value = _best_of_k(types.widen(q), types.widen(k))
-  return value.astype(types.float_dtype(q))
+  value = _best_of_k(checks.widen(q), checks.widen(k))
+  return value.astype(checks.float_dtype(q))
 
 
 def best_of_k_from_logit(
@@ -59,9 +59,9 @@ def best_of_k_from_logit(
     ValueError: `k` is known while tracing, and below 1 or NaN.
   """
   check_k(k)
-  log_failure = jax.nn.log_sigmoid(-types.widen(logit))
-  value = _one_minus_exp(types.widen(k) * log_failure)
-  return value.astype(types.float_dtype(logit))
+  log_failure = jax.nn.log_sigmoid(-checks.widen(logit))
+  value = _one_minus_exp(checks.widen(k) * log_failure)
+  return value.astype(checks.float_dtype(logit))
 
 
 def pass_at_k(
@@ -109,7 +109,7 @@ def pass_at_k(
 
 def check_k(k: Real[ArrayLike, "..."]) -> None:
   """Raises ValueError if `k` is known while tracing and not all >= 1."""
-  known = types.concrete_value(k)
+  known = checks.concrete_value(k)
   if known is not None and not (known >= 1).all():
     raise ValueError(f"k is {k}; expected a number of samples K >= 1")
 
@@ -147,7 +147,7 @@ def _one_minus_exp_jvp(primals, tangents):
 
 def _check_counts(num_correct, num_samples, k) -> None:
   check_k(k)
-  c, n, k = map(types.concrete_value, (num_correct, num_samples, k))
+  c, n, k = map(checks.concrete_value, (num_correct, num_samples, k))
   if n is not None and k is not None and (k > n).any():
     raise ValueError(f"k is {k} with {n} samples; expected k <= num_samples")
   if c is not None and (c < 0).any():

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from pav_jax import steps, types
+from pav_jax import checks, steps
 
 
 class ReliabilityCurve(NamedTuple):
@@ -327,7 +327,7 @@ def _rows(axis: int | None, mask, values, *others) -> list[Array]:
 
   What the mask leaves out is 0.
   """
-  values = types.widen(values)
+  values = checks.widen(values)
   rows = []
   for x in (True if mask is None else mask, values, *others):
     try:
@@ -341,7 +341,7 @@ def _rows(axis: int | None, mask, values, *others) -> list[Array]:
   mask, *arrays = rows
   # Integers stay what they are: a problem's id has no room in a float32.
   arrays = [
-    types.widen(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    checks.widen(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
     for x in arrays
   ]
   return [mask, *(jnp.where(mask, x, jnp.zeros_like(x)) for x in arrays)]
@@ -359,13 +359,13 @@ def _mean(x, mask):
 
 def _ratio(total, count):
   """`total / count`, and NaN for 0 / 0."""
-  dtype = types.widen(total).dtype
+  dtype = checks.widen(total).dtype
   return total.astype(dtype) / count.astype(dtype)
 
 
 def check_binary(name: str, x: ArrayLike) -> None:
   """Raises ValueError if `x` is known while tracing and not all 0 or 1."""
-  known = types.concrete_value(x)
+  known = checks.concrete_value(x)
   if known is not None and not np.isin(known, (0, 1)).all():
     other = known[~np.isin(known, (0, 1))].flat[0]
     raise ValueError(f"{name} hold {other}, expected 0 and 1 only")

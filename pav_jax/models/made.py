@@ -10,14 +10,12 @@ import dataclasses
 import itertools
 
 import flax.linen as nn
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class MadeConfig:
   """The network's static shape.

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
@@ -43,7 +42,6 @@ RULES = (
 DECODING_RULES = {"batch": ("data",), "residual": ("fsdp",)}
 
 
-@gin.register
 def make_mesh(
   data: int = -1,
   fsdp: int = 1,

@@ -3,13 +3,10 @@
 import dataclasses
 from typing import Any
 
-import gin
-
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
   """The network's static shape.
@@ -147,7 +144,6 @@ PRESETS = {
 }
 
 
-@gin.register
 def preset(name: str, **changes: Any) -> TransformerConfig:
   """A configuration by name, with some fields changed.
 

@@ -15,7 +15,7 @@ from pav_jax import randomness, steps
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies import sampling, slots, suffixes
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 def continue_rollouts(

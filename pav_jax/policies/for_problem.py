@@ -6,7 +6,6 @@ import pathlib
 import shutil
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -17,7 +16,6 @@ from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.vocabulary import identity
 
 
-@gin.register
 def language_model(
   config: TransformerConfig,
   problem: Any,

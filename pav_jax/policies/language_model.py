@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +10,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from pav_jax import steps
+from pav_jax.checks import concrete_value
 from pav_jax.models import transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies import sampling
 from pav_jax.policies.continuing import continue_rollouts
-from pav_jax.types import Rollout, concrete_value
+from pav_jax.rollout import Rollout
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
   """A policy: plain callables over the parameters of `models.transformer`.

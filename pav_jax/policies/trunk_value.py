@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from pav_jax.models import heads
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 @dataclasses.dataclass(frozen=True)

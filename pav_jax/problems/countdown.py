@@ -10,19 +10,17 @@ import functools
 import itertools
 from collections.abc import Sequence
 
-import gin
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import countdown_search, hashing, text
 from pav_jax.problems.countdown_search import SYMBOLS
 from pav_jax.problems.vocabulary import Vocabulary
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 _STEP = 6  # tokens of `25+8=33`, newline
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Countdown(text.GeneratedProblem):
   """The problem's settings.

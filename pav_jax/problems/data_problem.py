@@ -16,7 +16,7 @@ from pav_jax.problems.grading import Grader, NormalizedMatch
 from pav_jax.problems.prefixes import prefix_lengths
 from pav_jax.problems.prompt_format import PromptFormat, Record
 from pav_jax.problems.text import SPLITS, Example, Tokens
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

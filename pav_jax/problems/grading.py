@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
-import gin
 import numpy as np
 from jaxtyping import Bool
 
@@ -28,7 +27,6 @@ class Grader(Protocol):
     ...
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class NormalizedMatch:
   """Right if the final answer is the same string, normalised.
@@ -94,7 +92,6 @@ class NormalizedMatch:
     return np.array(pool.grade(pairs), bool)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class SymbolicMatch(NormalizedMatch):
   """Right if the final answer is equal as a mathematical expression.

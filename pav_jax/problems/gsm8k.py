@@ -6,8 +6,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
-import gin
-
 from pav_jax.problems.data_problem import DataProblem
 from pav_jax.problems.prompt_format import Record
 
@@ -15,7 +13,6 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _VALIDATION = 15  # one in so many
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GSM8K(DataProblem):
   """The data set `gsm8k` of TFDS.

@@ -6,12 +6,9 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
-import gin
-
 _SPACE = "▁"  # how pieces write a space: U+2581
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class SentencePieceVocabulary:
   """The vocabulary of a SentencePiece model file.

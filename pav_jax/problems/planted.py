@@ -16,16 +16,14 @@ m + 2 states, m being the planted sequence's length:
 import dataclasses
 import functools
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Planted:
   """The problem's static description.

@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import gin
 import numpy as np
 
 _PLACEHOLDER = re.compile(r"\{(problem|solution|answer)\}")
@@ -27,7 +26,6 @@ class Record(NamedTuple):
   answer: str
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class PromptFormat:
   r"""The texts of prompts and responses.

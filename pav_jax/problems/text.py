@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import hashing, vocabulary
 from pav_jax.problems.prefixes import prefix_lengths
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 # Token ids, one after another.
 Tokens = Sequence[int] | np.ndarray | jax.Array

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
-import gin
 import numpy as np
 from jaxtyping import Bool
 
@@ -34,7 +33,6 @@ class Tokens(Protocol):
     ...
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
   """One token for each integer and each symbol.

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
@@ -88,7 +87,6 @@ def sampled_terms(
   return Terms(apart, aligned, apart + aligned, progress)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class AdaptiveK:
   """K is chosen anew while training, from the rollouts that it is used on.

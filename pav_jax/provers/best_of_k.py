@@ -4,15 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import gin
 import jax
 from jaxtyping import Array, Float
 
 from pav_jax import values
-from pav_jax.types import Leaf, Rollout
+from pav_jax.checks import Leaf
+from pav_jax.rollout import Rollout
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass, data_fields=["prover", "k"], meta_fields=[]
 )

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import gin
 import numpy as np
 import scipy.stats
 from jax.typing import ArrayLike
@@ -43,7 +42,6 @@ def is_decided(
   return np.asarray(tail <= (1 - confidence) / 2 * (1 + 1e-9))
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
   """Fewer completions for prefixes whose side of the boundary is known.
@@ -112,7 +110,6 @@ class EarlyStopping:
     return np.where(self.stops(num_correct), self.least, rest)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Budget:
   """Splits a number of completions between seeds and completions of each.

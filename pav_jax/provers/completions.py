@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 class Jobs(NamedTuple):

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax.policies.made import MadePolicy
+from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.provers.procedural import Procedural
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 def action_values(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 @functools.partial(

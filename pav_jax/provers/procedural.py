@@ -11,18 +11,17 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax import randomness, types
-from pav_jax.policies.made import rollout_from_tokens
+from pav_jax import checks, randomness
+from pav_jax.checks import Leaf
+from pav_jax.policies.made_policy import rollout_from_tokens
 from pav_jax.problems.planted import Planted
-from pav_jax.types import Leaf, Rollout
+from pav_jax.rollout import Rollout
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["strength"],
@@ -44,7 +43,7 @@ class Procedural:
   strength: Leaf = 10.0
 
   def __post_init__(self):
-    types.check_positive(**{"prover strength γ": self.strength})
+    checks.check_positive(**{"prover strength γ": self.strength})
 
   def logits(self) -> Float[Array, "S V"]:
     """Log-weights of the next token in each of the automaton's states."""

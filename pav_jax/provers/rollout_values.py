@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -18,7 +17,7 @@ from pav_jax.provers.completions import (
   LanguageModelCompletions,
   count_correct,
 )
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 def cut_at_padding(
@@ -49,7 +48,6 @@ def cut_at_padding(
   return cut, length > end[:, None]
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class ClosedForm:
   """A prover `(key, rollout) -> q` from a function of rollouts alone.
@@ -73,7 +71,6 @@ class ClosedForm:
     return np.where(beyond, 0.0, self.values(rollout)).astype(np.float32)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class WithinLimit:
   """Values of chains that count what a response has room for.
@@ -109,7 +106,6 @@ def _fits(
   return (left == 0) | (used + left <= most)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class WellFormed:
   """Another prover's values, and 0 of prefixes that are no solution's in form.
@@ -163,7 +159,6 @@ def compiled(prover: Any, rollout: Rollout) -> Float[Array, "B P"]:
   return prover(None, rollout)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class OwnCompletions:
   """Monte-Carlo values on the fly, of the policy that is trained (Sec. 7).

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +20,12 @@ import safetensors.numpy
 from jaxtyping import Array, Float
 
 from pav_jax import values
+from pav_jax.checks import Leaf
 from pav_jax.models import hf, partitioning
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.verifier import VerifierConfig
-from pav_jax.types import Leaf, Rollout
+from pav_jax.models.value_network import VerifierConfig
+from pav_jax.rollout import Rollout
 
 REST, _LAYERS = "verifier.safetensors", "reader_layers"
 
@@ -142,7 +142,6 @@ def save(
   partial.rename(path)
 
 
-@gin.register("load_verifier")
 def load(
   path: str | os.PathLike,
   *,

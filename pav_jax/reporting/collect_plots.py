@@ -13,7 +13,7 @@ from matplotlib import ticker
 from pav_jax import advantages
 from pav_jax.provers.budget import is_decided
 from pav_jax.reporting import plots, progress
-from pav_jax.types import StepTargets
+from pav_jax.rollout import StepTargets
 
 BINS = 10
 

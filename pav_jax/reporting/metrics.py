@@ -1,16 +1,21 @@
 """What a run writes for programs: metrics.jsonl, event files, report.json."""
 
+import contextvars
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 import tensorboardX
+
+# Gives the settings that a run has used so far, as text to run it again.
+CONFIG: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar(
+  "CONFIG", default=lambda: ""
+)
 
 
 class MetricsLog:
@@ -139,13 +144,13 @@ def _complete_rows(path: pathlib.Path) -> Iterable[dict]:
 
 
 def write_config(workdir: str | os.PathLike) -> None:
-  """Writes what gin has bound so far, `config.gin`, if it bound anything.
+  """Writes `config.gin`, what `CONFIG` says, if it says anything.
 
   Of several processes the first writes it.
   """
   if jax.process_index():
     return
-  if config := gin.operative_config_str():
+  if config := CONFIG.get()():
     (pathlib.Path(workdir) / "config.gin").write_text(config)
 
 

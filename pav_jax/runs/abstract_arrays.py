@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from pav_jax.models import partitioning, transformer
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.provers.verifier import Verifier
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 def bytes_per_device(tree: PyTree) -> int:

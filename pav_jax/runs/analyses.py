@@ -5,14 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax import complementarity, steps, values
-from pav_jax.policies.made import MadePolicy
+from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.provers import importance
 from pav_jax.provers.procedural import Procedural
 from pav_jax.reporting import plots
@@ -21,7 +20,6 @@ from pav_jax.training import rl
 from pav_jax.training.rewards import Reward
 
 
-@gin.register
 def pass_at_n(
   trained: Trained, *, num_samples: int = 2**17, largest: int = 2**14
 ) -> tuple[dict[str, Any], list[pathlib.Path]]:
@@ -59,7 +57,6 @@ def pass_at_n(
   }, [figure]
 
 
-@gin.register
 def sweep_provers(
   *,
   trainers: Mapping[str, tuple[Any, Any]],
@@ -90,7 +87,6 @@ def sweep_provers(
   ]
 
 
-@gin.register
 def prover_strengths(
   trained: Trained,
   *,

@@ -8,23 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 
+from pav_jax.data import step_targets
+from pav_jax.data.step_targets_writer import Writer
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.problems import step_targets
-from pav_jax.problems.step_targets_writer import Writer
 from pav_jax.provers.budget import Budget
 from pav_jax.provers.completions import LanguageModelCompletions
 from pav_jax.reporting import collect_plots, progress
 from pav_jax.reporting.metrics import write_config, write_report
-from pav_jax.runs import collect_spent, networks
+from pav_jax.runs import collection_costs, networks
 from pav_jax.runs.networks import Loaded
 from pav_jax.runs.preemption import Preempted, Watch
 from pav_jax.training import closed_form
-from pav_jax.training.collect import (
+from pav_jax.training.collect_seeds import (
   IndependentSeeds,
   Source,
   Spent,
@@ -34,16 +33,15 @@ from pav_jax.training.collect import (
 TARGETS = "targets"
 
 
-@gin.register
 def collect(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  problem: Any = gin.REQUIRED,
-  policy: str = gin.REQUIRED,
+  problem: Any,
+  policy: str,
   prover: str | None = None,
-  strategy: Any = gin.REQUIRED,
-  num_problems: int = gin.REQUIRED,
+  strategy: Any,
+  num_problems: int,
   budget: Budget | None = None,
   split: str = "train",
   first_problem: int = 0,
@@ -262,7 +260,7 @@ def _collect_missing(
       targets, spent = strategy(source, blocks[index])
       seconds = time.monotonic() - begin
       # Before the shard, so that there is none without.
-      collect_spent.write(spent_dir, index, spent, seconds)
+      collection_costs.write(spent_dir, index, spent, seconds)
       writer.write_shard(index, targets)
       done += len(blocks[index])
       shown += spent
@@ -302,7 +300,7 @@ def _report(
   targets = step_targets.load(
     workdir / TARGETS, fingerprint=problem.fingerprint
   )
-  spent, numbers, seconds = collect_spent.read(
+  spent, numbers, seconds = collection_costs.read(
     workdir / "spent", manifest.num_shards
   )
   # The rate is the median over shards: one of them compiled.

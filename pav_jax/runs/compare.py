@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -50,16 +49,15 @@ _LEVELS = (50, 90, 99)
 Analysis = Callable[[Trained], tuple[dict[str, Any], list[pathlib.Path]]]
 
 
-@gin.register
 def compare(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  policy: Any = gin.REQUIRED,
-  problem: Any = gin.REQUIRED,
-  arms: Sequence[rl.Arm] = gin.REQUIRED,
-  init_params: Callable[[Any, jax.Array], PyTree] = gin.REQUIRED,
-  num_iterations: int = gin.REQUIRED,
+  policy: Any,
+  problem: Any,
+  arms: Sequence[rl.Arm],
+  init_params: Callable[[Any, jax.Array], PyTree],
+  num_iterations: int,
   batch_size: int = 64,
   num_seeds: int = 8,
   seed: int = 0,

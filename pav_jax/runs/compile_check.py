@@ -15,12 +15,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pav_jax.cli.configuration import explain, parse_flags, parse_gin
 from pav_jax.reporting import compile_report, progress
 from pav_jax.reporting.compile_report import Report
 from pav_jax.runs import experiment_programs, tpu_topologies
 from pav_jax.runs.abstract_arrays import bytes_per_device
 from pav_jax.runs.compiled_programs import Program
-from pav_jax.runs.configuration import explain, parse_flags, parse_gin
 from pav_jax.runs.tpu_topologies import Slice
 
 

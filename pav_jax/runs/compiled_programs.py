@@ -17,19 +17,19 @@ from jaxtyping import PyTree
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.rollout import PackedTokens
 from pav_jax.runs import abstract_arrays
+from pav_jax.search.cached_beams import search
 from pav_jax.search.judging import Judge
-from pav_jax.search.language_model import search
 from pav_jax.search.selection import Settings
 from pav_jax.training import fitting, rl_text, sft
-from pav_jax.training import verifier as verifier_training
+from pav_jax.training import value_fitting as verifier_training
 from pav_jax.training.fitting import FitState
 from pav_jax.training.labelling import Examples
 from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.rl_text import RlState
-from pav_jax.types import PackedTokens
 
 
 @dataclasses.dataclass(frozen=True)

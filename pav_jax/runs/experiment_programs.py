@@ -8,17 +8,18 @@ from typing import Any
 import gin
 import jax
 
+from pav_jax.cli import bindings
+from pav_jax.data import step_targets
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies import for_problem
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.problems import step_targets
 from pav_jax.provers.completions import ROWS_PER_TEXT
 from pav_jax.provers.rollout_values import WellFormed
 from pav_jax.provers.verifier import Verifier
-from pav_jax.runs import abstract_arrays, gin_values
+from pav_jax.runs import abstract_arrays
 from pav_jax.runs import compiled_programs as make
 from pav_jax.runs.compiled_programs import Program
 from pav_jax.runs.outline import network_at, verifier_at
@@ -36,7 +37,7 @@ _EVALUATED, _SCORED = 2048, 64
 class _OnHost:
   """A prover whose values come from the host: no program of its own."""
 
-  lazy = True  # see `gin_values.bound`
+  lazy = True  # see `bindings.bound`
 
 
 def programs(devices: Sequence[jax.Device]) -> list[Program]:
@@ -73,7 +74,7 @@ def programs(devices: Sequence[jax.Device]) -> list[Program]:
     "ClosedForm": _OnHost,
     "measured_values": _OnHost,
   }
-  settings = gin_values.bound(reference.selector, stand_ins)
+  settings = bindings.bound(reference.selector, stand_ins)
   return _EXPERIMENTS[name](settings, layout)
 
 

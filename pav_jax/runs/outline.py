@@ -7,18 +7,16 @@ import os
 import pathlib
 import types
 
-import gin
 import numpy as np
 import safetensors
 from jaxtyping import Bool
 
 from pav_jax.models import hf, hf_config
 from pav_jax.models.transformer_config import PRESETS, TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.provers import verifier
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Outline:
   """A text problem's sizes, without any text: for programs that are not run.

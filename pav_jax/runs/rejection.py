@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import gin
 import jax
 
 from pav_jax.models import hf, partitioning
@@ -14,27 +13,26 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import progress
 from pav_jax.runs import hosts
-from pav_jax.runs.sft import finetune
-from pav_jax.training import processes, rejection, sft
+from pav_jax.runs.finetune import finetune
+from pav_jax.training import correct_responses, processes, sft
 from pav_jax.training.initial import Pretrained
 from pav_jax.training.validation import Validation
 
 
-@gin.register
 def rejection_finetune(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  policy: str = gin.REQUIRED,
-  problem: Any = gin.REQUIRED,
-  validation: Validation = gin.REQUIRED,
-  num_problems: int = gin.REQUIRED,
+  policy: str,
+  problem: Any,
+  validation: Validation,
+  num_problems: int,
   num_samples: int = 8,
-  num_steps: int = gin.REQUIRED,
-  learning_rate: float = gin.REQUIRED,
+  num_steps: int,
+  learning_rate: float,
   warmup_steps: int = 0,
   num_rows: int = 32,
-  row_length: int = gin.REQUIRED,
+  row_length: int,
   optimizer: Callable | None = None,
   make_policy: Callable[..., LanguageModel] = language_model,
   seed: int = 0,
@@ -80,7 +78,7 @@ def rejection_finetune(
   path = workdir / "correct.npz"
   if not path.exists():
     progress.say(f"sampling {num_problems} × {num_samples} responses …")
-    correct = rejection.sample_correct(
+    correct = correct_responses.sample_correct(
       *processes.to_sample(sampler, params, layout),
       jax.random.fold_in(jax.random.key(seed), 4),
       problem,
@@ -88,12 +86,12 @@ def rejection_finetune(
       num_samples=num_samples,
     )
     if processes.is_first():
-      rejection.save(path, correct)
+      correct_responses.save(path, correct)
   del params
   hosts.wait_for_all("correct responses")
-  number = len(rejection.load(path).tokens)
+  number = len(correct_responses.load(path).tokens)
   progress.say(f"{number} distinct correct responses")
-  batches = rejection.Seeds(str(path), num_rows, row_length, seed)
+  batches = correct_responses.Seeds(str(path), num_rows, row_length, seed)
   return finetune(
     workdir,
     experiment,

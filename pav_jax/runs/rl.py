@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -57,15 +56,14 @@ class _Run:
     return processes.to_sample(self.policy, params, self.layout)
 
 
-@gin.register
 def reinforce(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  policy: str = gin.REQUIRED,
-  problem: Any = gin.REQUIRED,
-  arms: Sequence[LanguageArm | Candidates] = gin.REQUIRED,
-  num_iterations: int = gin.REQUIRED,
+  policy: str,
+  problem: Any,
+  arms: Sequence[LanguageArm | Candidates],
+  num_iterations: int,
   num_problems: int = 16,
   num_samples: int = 8,
   num_seeds: int = 4,

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 
 from pav_jax.models.partitioning import Layout
@@ -14,7 +13,6 @@ from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.state import sha256
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Candidates:
   """An arm whose settings are tuned on validation problems before it is run.
@@ -28,7 +26,6 @@ class Candidates:
   arms: Sequence[LanguageArm]
 
 
-@gin.register
 def fixed_verifier(
   path: str,
   problem: Any,
@@ -48,7 +45,6 @@ def fixed_verifier(
   return verifier.load(path, fingerprint=problem.fingerprint, k=k, mesh=mesh)
 
 
-@gin.register
 def grid(
   arm: LanguageArm,
   *,

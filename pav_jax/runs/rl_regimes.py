@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import numpy as np
 
 from pav_jax.reporting import progress, rl_plots
@@ -83,12 +82,11 @@ def _ahead(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict:
   }
 
 
-@gin.register
 def regime_map(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  reports: Sequence[str] = gin.REQUIRED,
+  reports: Sequence[str],
   first: str = "outcome",
 ) -> dict[str, Any]:
   """Draws the map of regimes and writes its numbers.

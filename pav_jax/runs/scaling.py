@@ -9,27 +9,25 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from pav_jax.data import step_targets
 from pav_jax.models import partitioning
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.verifier import VerifierConfig
-from pav_jax.problems import step_targets
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import progress, scaling_plots
 from pav_jax.reporting.metrics import write_config, write_report
+from pav_jax.rollout import Rollout, StepTargets
 from pav_jax.runs import hosts
-from pav_jax.training import fitting, labelling, sft, verifier
-from pav_jax.training import verifier_data as data_sets
-from pav_jax.training import verifier_evaluation as evaluation
-from pav_jax.types import Rollout, StepTargets
+from pav_jax.training import fitting, labelling, sft, value_fitting
+from pav_jax.training import target_splits as data_sets
+from pav_jax.training import value_evaluation as evaluation
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Design:
   """One way of spending a budget.
@@ -150,16 +148,15 @@ def _hypergeometric(
   return out
 
 
-@gin.register
 def scaling(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  problem: Any = gin.REQUIRED,
-  designs: Sequence[Design] = gin.REQUIRED,
-  held_out: str | os.PathLike = gin.REQUIRED,
-  trunk: Callable = gin.REQUIRED,
-  schedule: verifier.Schedule = gin.REQUIRED,
+  problem: Any,
+  designs: Sequence[Design],
+  held_out: str | os.PathLike,
+  trunk: Callable,
+  schedule: value_fitting.Schedule,
   reader_layers: int = 0,
   labels: labelling.Labelling | None = None,
   aux_weight: float = 0.0,
@@ -233,11 +230,11 @@ def scaling(
         trunk_config, params = trunk(trunk_key, layout, problem.fingerprint)
         config = VerifierConfig(trunk_config, reader_layers)
         transformation = schedule.optimizer(optimizer)
-        train_chunk = train_chunk or verifier.make_train_chunk(
+        train_chunk = train_chunk or value_fitting.make_train_chunk(
           config, transformation, layout, aux_weight=aux_weight
         )
         data = thin(load(design.data), design, np.random.default_rng(seed))
-        state = verifier.init_state(
+        state = value_fitting.init_state(
           config,
           transformation,
           network.init(config, params, reader_key),

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
@@ -17,12 +16,11 @@ from pav_jax.policies.language_model import LanguageModel
 from pav_jax.runs import search_report
 from pav_jax.runs.division import Division, in_parts
 from pav_jax.search import costs
+from pav_jax.search.cached_beams import Found, search
 from pav_jax.search.judging import Judge, network
-from pav_jax.search.language_model import Found, search
 from pav_jax.search.selection import Settings
 
 
-@gin.register("BeamArm")
 @dataclasses.dataclass(frozen=True)
 class Arm:
   """A way of searching, at several numbers of beams.

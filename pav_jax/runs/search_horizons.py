@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
-
 from pav_jax.reporting import progress, search_plots
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs.search_report import ORM
@@ -57,12 +55,11 @@ def compare(
   return found
 
 
-@gin.register
 def horizon_curve(
   workdir: str | os.PathLike,
   experiment: str,
   *,
-  reports: Mapping[int, str] = gin.REQUIRED,
+  reports: Mapping[int, str],
   method: str = "beam, own policy",
   sizes: Sequence[int] = (1, 2, 4),
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from pav_jax import advantages, thresholds
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.reporting import progress
 from pav_jax.runs.search_samples import Samples
 from pav_jax.search import best_of_n, costs, efficiency, voting

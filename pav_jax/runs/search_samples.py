@@ -12,10 +12,10 @@ from jaxtyping import Float, Int, PyTree
 
 from pav_jax import steps
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.rollout import Rollout
 from pav_jax.runs.division import Division, in_parts
 from pav_jax.search import voting
 from pav_jax.search.judging import Judge
-from pav_jax.types import Rollout
 
 # Rows that a verifier reads at once.
 _ROWS = 512

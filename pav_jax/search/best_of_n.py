@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from pav_jax import advantages, types
+from pav_jax import advantages, checks
 
 AGGREGATIONS = ("last", "min", "product", "mean")
 
@@ -35,8 +35,8 @@ def aggregate(
   """
   if how not in AGGREGATIONS:
     raise ValueError(f"how is {how!r}, expected one of {AGGREGATIONS}")
-  types.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  scores, mask = types.widen(scores), jnp.asarray(mask)
+  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
+  scores, mask = checks.widen(scores), jnp.asarray(mask)
   if how == "last":
     last = jnp.maximum(jnp.sum(mask, -1, keepdims=True) - 1, 0)
     out = jnp.take_along_axis(scores, last, axis=-1)[..., 0]

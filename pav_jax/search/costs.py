@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 
 
 @dataclasses.dataclass(frozen=True)

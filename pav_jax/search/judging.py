@@ -5,24 +5,23 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pav_jax import values
-from pav_jax.models import heads, verifier_caching
+from pav_jax.checks import Leaf
+from pav_jax.models import cached_values, heads
 from pav_jax.models.decoding import Caches
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
+from pav_jax.rollout import Rollout
 from pav_jax.search import caches
-from pav_jax.types import Leaf, Rollout
 
 # Tokens that are read at once, and for which there is room at least.
 BLOCK = 8
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["policy", "prover", "k"],
@@ -130,7 +129,7 @@ def start(
   memory, logits = [], []
   for verifier in judge.verifiers:
     config = network(verifier)
-    last, read, texts = verifier_caching.prefill(
+    last, read, texts = cached_values.prefill(
       config, verifier.params, prompts, prompt_len, layout=verifier.layout
     )
     zero = jnp.zeros((len(prompts), 1), jnp.int32)
@@ -138,9 +137,7 @@ def start(
     logits.append(heads.read(head, read[:, None], zero)[:, 0])
     texts = tuple(
       caches.of_beams(part, cache, num_beams, length)
-      for part, cache in zip(
-        verifier_caching.networks(config), texts, strict=True
-      )
+      for part, cache in zip(cached_values.networks(config), texts, strict=True)
     )
     memory.append(Memory(texts, jnp.repeat(last, num_beams, axis=0)))
   return tuple(memory), judge.of_logits(logits)
@@ -170,13 +167,13 @@ def read(
   found, logits = [], []
   for verifier, known in zip(judge.verifiers, memory, strict=True):
     config = network(verifier)
-    params = verifier_caching.unstack(config, verifier.params)
+    params = cached_values.unstack(config, verifier.params)
 
     def body(
       carry, verifier=verifier, config=config, params=params, known=known
     ):
       at, before, last, steps = carry
-      trunk, read, steps = verifier_caching.extend(
+      trunk, read, steps = cached_values.extend(
         config,
         params,
         jax.lax.dynamic_slice_in_dim(tokens, at, block, axis=2),
@@ -199,7 +196,7 @@ def read(
     before = jnp.broadcast_to(
       known.last[:, None], (groups, num, known.last.shape[-1])
     )
-    empty = verifier_caching.empty(
+    empty = cached_values.empty(
       config, groups, num, room, layout=verifier.layout
     )
     _, _, (trunk, of_head), steps = jax.lax.while_loop(
@@ -239,7 +236,7 @@ def keep(
   for config, old, new in zip(configs, memory, found, strict=True):
     texts = []
     for part, text, step in zip(
-      verifier_caching.networks(config), old.texts, new.steps, strict=True
+      cached_values.networks(config), old.texts, new.steps, strict=True
     ):
       text, step = caches.select(part, text, step, parent, candidate)
       texts.append(caches.append(text, step, prefix_len, count))

@@ -12,7 +12,7 @@ from pav_jax import randomness, steps
 from pav_jax.models import decoding, extending, transformer
 from pav_jax.models.decoding import Caches
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies import sampling
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.search import caches, judging

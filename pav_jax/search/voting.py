@@ -6,8 +6,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
+from pav_jax.rollout import Rollout
 from pav_jax.search import best_of_n
-from pav_jax.types import Rollout
 
 NO_ANSWER = -1
 

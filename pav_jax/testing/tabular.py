@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from pav_jax import types
+from pav_jax.rollout import Rollout
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +116,7 @@ def sample(
   process: TabularProcess,
   probs: Float[Array, "S A"],
   num_samples: int,
-) -> types.Rollout:
+) -> Rollout:
   """Draws responses from a policy; each depends on its `sample_id` alone."""
   logits = jnp.log(probs)
 
@@ -135,7 +135,7 @@ def sample(
 
 def all_rollouts(
   process: TabularProcess, probs: Float[Array, "S A"]
-) -> tuple[types.Rollout, Float[Array, "B"]]:
+) -> tuple[Rollout, Float[Array, "B"]]:
   """Every response once, B = A^H, and its probability: exact expectations."""
   powers = process.num_actions ** jnp.arange(process.num_steps)[::-1]
   sequence = jnp.arange(process.num_actions**process.num_steps)
@@ -145,7 +145,7 @@ def all_rollouts(
 
 
 def visited_prefixes(
-  process: TabularProcess, rollout: types.Rollout
+  process: TabularProcess, rollout: Rollout
 ) -> Int[Array, "B P"]:
   """The numbers of a rollout's prefixes; `values[…]` of them is q[B, H + 1]."""
   prefix = jnp.zeros(rollout.tokens.shape[:1], jnp.int32)
@@ -162,9 +162,7 @@ def _by_level(process: TabularProcess, probs: Array) -> list[Array]:
   return [probs[n : n + size] for n, size in zip(starts, sizes, strict=True)]
 
 
-def _rollouts(
-  process: TabularProcess, probs: Array, actions: Array
-) -> types.Rollout:
+def _rollouts(process: TabularProcess, probs: Array, actions: Array) -> Rollout:
   """Rollouts of one problem token (id A), then one token for each action."""
   num, num_steps = actions.shape
   tokens = jnp.pad(
@@ -172,7 +170,7 @@ def _rollouts(
     [(0, 0), (1, 0)],
     constant_values=process.num_actions,
   )
-  rollout = types.Rollout(
+  rollout = Rollout(
     tokens=tokens,
     logp=jnp.zeros(tokens.shape),
     prefix_len=jnp.tile(

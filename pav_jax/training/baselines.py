@@ -8,17 +8,16 @@ import dataclasses
 import functools
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax import losses, steps, types
-from pav_jax.types import Leaf, Rollout
+from pav_jax import checks, losses, steps
+from pav_jax.checks import Leaf
+from pav_jax.rollout import Rollout
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass, data_fields=[], meta_fields=[]
 )
@@ -38,7 +37,6 @@ class NoBaseline:
     return jnp.zeros_like(rewards), state
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass, data_fields=[], meta_fields=[]
 )
@@ -66,7 +64,6 @@ class BatchMean:
     return jnp.broadcast_to(mean, rewards.shape), state
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass, data_fields=[], meta_fields=["own", "of"]
 )
@@ -119,7 +116,6 @@ class GroupMean:
     return mean, state
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["learning_rate"],
@@ -143,7 +139,7 @@ class LearnedBaseline:
   learning_rate: Leaf = 1e-3
 
   def __post_init__(self):
-    types.check_positive(learning_rate=self.learning_rate)
+    checks.check_positive(learning_rate=self.learning_rate)
 
   def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
     """Parameters of the value function and Adam's state.

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from pav_jax.problems.chain_policy import ErrorRateValues
+from pav_jax.problems.chain.error_rates import ErrorRateValues
 from pav_jax.provers import monte_carlo
-from pav_jax.training import verifier_data
-from pav_jax.training.collect import readable
-from pav_jax.types import StepTargets
+from pav_jax.rollout import StepTargets
+from pav_jax.training import target_splits
+from pav_jax.training.collect_seeds import readable
 
 
 def compare(
@@ -36,8 +36,8 @@ def compare(
     `error_rates`, `illegal`, and the fields of `monte_carlo.Fit`: of all such
     prefixes, and by step in `by_step`; None where there is no number.
   """
-  targets = verifier_data.take(targets, readable(problem, targets))
-  rollout = verifier_data.rollout_of(targets)
+  targets = target_splits.take(targets, readable(problem, targets))
+  rollout = target_splits.rollout_of(targets)
   illegal = 0.0
   if error_rates is None:
     counts = problem.error_counts(rollout)

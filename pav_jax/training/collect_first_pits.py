@@ -2,14 +2,14 @@
 
 import dataclasses
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from pav_jax.provers import first_pits
 from pav_jax.provers.completions import Jobs
-from pav_jax.training.collect import (
+from pav_jax.rollout import StepTargets
+from pav_jax.training.collect_seeds import (
   Prefixes,
   Source,
   Spent,
@@ -18,10 +18,8 @@ from pav_jax.training.collect import (
   free_work,
   step_targets,
 )
-from pav_jax.types import StepTargets
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class FirstPits:
   """Rollouts from prefixes of high value, up to where they go wrong (App. D).

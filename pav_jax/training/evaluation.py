@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
 from pav_jax import values
+from pav_jax.rollout import Rollout
 from pav_jax.training import processes
-from pav_jax.types import Rollout
 
 
 @dataclasses.dataclass(frozen=True)

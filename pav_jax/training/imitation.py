@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 def fit(
@@ -62,7 +61,6 @@ def fit(
   return params, losses
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class ImitateProver:
   """Initial parameters: a random policy fitted to a prover's samples (App. B).

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import gin
 import jax
 
 from pav_jax.models import hf, transformer
@@ -14,7 +13,6 @@ from pav_jax.policies.language_model import LanguageModel
 _FREE = ("dtype", "param_dtype", "remat", "max_length")
 
 
-@gin.register
 def random_params(
   policy: LanguageModel, key: jax.Array, layout: Layout
 ) -> dict:
@@ -24,7 +22,6 @@ def random_params(
   return jax.jit(init, out_shardings=shardings)(key)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
   """Parameters of a checkpoint in Hugging Face's format.

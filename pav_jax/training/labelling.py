@@ -3,13 +3,12 @@
 import dataclasses
 import typing
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax import advantages, verification
-from pav_jax.types import StepTargets
+from pav_jax.rollout import StepTargets
 
 LABELS = ("monte_carlo", "outcome")
 PREFIXES = ("all", "until_pit", "final")
@@ -39,7 +38,6 @@ class Examples:
   imitated: Bool[Array, "*B P-1"]
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Labelling:
   """Which labels there are, and how they are weighted (Sec. 4.2, App. D).

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import gin
-
 from pav_jax import values
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
@@ -13,7 +11,6 @@ from pav_jax.training.baselines import GroupMean, LearnedBaseline
 from pav_jax.training.rewards import Reward
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class LanguageArm:
   """One way to train a language model, in a comparison of several.

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import gin
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pav_jax.problems.chain_steps import NO_PROGRESS
+from pav_jax.problems.chain.reading import NO_PROGRESS
 from pav_jax.provers.rollout_values import cut_at_padding
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 # Accuracy whose loss is worth a warning; less comes and goes by chance.
 _LEARNT = 0.05
@@ -91,7 +90,6 @@ def measure(
   return found
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
   """From where on a probe warns.

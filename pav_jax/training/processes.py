@@ -22,7 +22,7 @@ from jaxtyping import Float, PyTree, Shaped
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.types import Rollout
+from pav_jax.rollout import Rollout
 
 
 def is_first() -> bool:

@@ -5,16 +5,15 @@ import functools
 import math
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pav_jax import advantages
-from pav_jax.types import Leaf, Rollout
+from pav_jax.checks import Leaf
+from pav_jax.rollout import Rollout
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["prover", "alpha", "negative_weight"],

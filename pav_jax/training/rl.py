@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +21,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from pav_jax import steps
 from pav_jax.models import partitioning
 from pav_jax.provers.monte_carlo import MonteCarlo
+from pav_jax.rollout import Rollout
 from pav_jax.training.baselines import BatchMean
 from pav_jax.training.state import TrainState
-from pav_jax.types import Rollout
 
 Algorithm = tuple[Any, Any, Any]  # reward, update and baseline of an Arm
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Arm:
   """One way to train, in a comparison of several.

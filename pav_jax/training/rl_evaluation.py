@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree
@@ -15,7 +14,6 @@ from pav_jax.training import evaluation, processes, rl_text
 from pav_jax.training.evaluation import Evaluation
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
   """Settings.

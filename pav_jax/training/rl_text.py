@@ -17,7 +17,6 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,15 +30,14 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers import adaptive, rollout_values
 from pav_jax.provers.adaptive import AdaptiveK
+from pav_jax.rollout import Rollout
 from pav_jax.training import probes, processes, rl
 from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.state import TrainState
-from pav_jax.types import Rollout
 
 _SAMPLE, _PROVE, _INIT = range(3)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class RateSchedule:
   """Factor of learning rates: linear warm-up, then a cosine to `final`.

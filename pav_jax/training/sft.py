@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +12,15 @@ import optax
 import optax.contrib
 from jaxtyping import Array, Float, PyTree
 
+from pav_jax.data.packing import Batches
 from pav_jax.models import transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.problems.packing import Batches
+from pav_jax.rollout import PackedTokens
 from pav_jax.training import fitting
 from pav_jax.training.fitting import FitState
-from pav_jax.types import PackedTokens
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """A part of training, with its own data and learning rates.
@@ -70,7 +68,6 @@ class Stage:
     )
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class AdamW:
   """The optimiser, but for its learning rate.
@@ -110,7 +107,6 @@ class AdamW:
     )
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Muon:
   """Orthogonalised momentum for kernels, Adam for embeddings and norms.

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import gin
 import jax
 
 from pav_jax.models import growing, hf, transformer
@@ -11,7 +10,6 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class PretrainedTrunk:
   """A checkpoint in Hugging Face's format, such as the policy's, or deeper.
@@ -58,7 +56,6 @@ class PretrainedTrunk:
     return growing.grow(config, params, num_layers, key, layout=layout)
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class RandomTrunk:
   """A network that has learnt nothing.

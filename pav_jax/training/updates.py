@@ -13,15 +13,15 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import gin
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from pav_jax import losses, steps, types
+from pav_jax import checks, losses, steps
+from pav_jax.checks import Leaf
 from pav_jax.natural_gradient import natural_gradient
-from pav_jax.types import Leaf, Rollout
+from pav_jax.rollout import Rollout
 
 # Largest importance ratio of a step, as in V-trace (Espeholt et al., 2018).
 MAX_RATIO = 2.0
@@ -84,7 +84,6 @@ def _log_ratio_to(logp_ref, logp, rollout):
   return steps.sum_over_steps(logp - logp_ref, rollout.prefix_len)
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["learning_rate", "kl_weight", "clip_norm"],
@@ -112,7 +111,7 @@ class Gradient:
       raise ValueError(
         f"optimizer is {self.optimizer!r}, expected 'sgd' or 'adam'"
       )
-    types.check_positive(
+    checks.check_positive(
       learning_rate=self.learning_rate, clip_norm=self.clip_norm
     )
 
@@ -172,7 +171,6 @@ class Gradient:
     return optax.apply_updates(params, updates), state, metrics
 
 
-@gin.register
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["step_size", "damping", "max_kl", "kl_weight"],
@@ -213,7 +211,7 @@ class NaturalGradient:
   kl_weight: Leaf = 0.0
 
   def __post_init__(self):
-    types.check_positive(
+    checks.check_positive(
       step_size=self.step_size,
       damping=self.damping,
       max_kl=self.max_kl,

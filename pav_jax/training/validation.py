@@ -5,19 +5,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from pav_jax.data.packing import Batches
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.problems.packing import Batches
 from pav_jax.training import evaluation, sft
 
 SELECT_BY = ("accuracy", "loss")
 
 
-@gin.register
 @dataclasses.dataclass(frozen=True)
 class Validation:
   """Settings.

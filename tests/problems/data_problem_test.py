@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("sentencepiece")
 
+from pav_jax.data.packing import Demonstrations
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.data_problem import DataProblem
 from pav_jax.problems.grading import NormalizedMatch
-from pav_jax.problems.packing import Demonstrations
 from pav_jax.problems.pieces import SentencePieceVocabulary
 from pav_jax.problems.prompt_format import PromptFormat, Record
 from pav_jax.problems.text import SPLITS, TextProblem

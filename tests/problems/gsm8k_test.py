@@ -10,11 +10,11 @@ pytest.importorskip(
   "seqio", reason="seqio is not installed, as by default on Python 3.13"
 )
 
+from pav_jax.cli import configuration
 from pav_jax.problems.frameworks import tfds
 from pav_jax.problems.grading import NormalizedMatch
 from pav_jax.problems.gsm8k import GSM8K
 from pav_jax.problems.pieces import SentencePieceVocabulary
-from pav_jax.runs import configuration
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -96,7 +96,7 @@ def test_solutions_are_without_annotations_and_right(problem):
 
 
 def test_it_is_a_seqio_task(problem):
-  from pav_jax.problems import tasks
+  from pav_jax.data import tasks
 
   task = tasks.register("made_up_gsm8k", problem, num_problems={"test": 4})
   rows = list(task.get_dataset(split="test", shuffle=False).as_numpy_iterator())

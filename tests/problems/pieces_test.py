@@ -152,7 +152,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
 def test_seqio_tokenises_alike(vocabulary):
   pytest.importorskip("seqio", reason="seqio is not installed")
-  from pav_jax.problems import seqio_vocabulary
+  from pav_jax.data import seqio_vocabulary
   from pav_jax.problems.frameworks import tf
 
   theirs = seqio_vocabulary.feature(vocabulary).vocabulary

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.policies.made import rollout_from_tokens
+from pav_jax.policies.made_policy import rollout_from_tokens
 from pav_jax.problems.planted import Planted
 
 PROBLEMS = [

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.policies.made import MadePolicy, rollout_from_tokens
+from pav_jax.policies.made_policy import MadePolicy, rollout_from_tokens
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.importance import action_values
 from pav_jax.provers.procedural import Procedural

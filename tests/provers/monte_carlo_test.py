@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.policies.made import MadePolicy
+from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.monte_carlo import MonteCarlo, fit
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pav_jax.advantages import step_advantages
-from pav_jax.policies.made import rollout_from_tokens
+from pav_jax.policies.made_policy import rollout_from_tokens
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
 

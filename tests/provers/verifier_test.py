@@ -8,9 +8,9 @@ import safetensors.numpy
 
 from pav_jax import values
 from pav_jax.models import transformer
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers import verifier

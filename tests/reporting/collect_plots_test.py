@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pav_jax.reporting import collect_plots
-from pav_jax.types import StepTargets
+from pav_jax.rollout import StepTargets
 
 # Two traces of a problem and one of another. Values, whole responses in
 # parentheses: 8/16, 16/16, (1); 8/16, 0/16, 3/16, (0); 2/16, then unknown.

@@ -10,17 +10,17 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax.data import step_targets
+from pav_jax.data.step_targets_writer import Writer
 from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
-from pav_jax.problems import step_targets
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.step_targets_writer import Writer
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers.budget import Budget
 from pav_jax.runs import collect as collect_run
-from pav_jax.training.collect import IndependentSeeds
 from pav_jax.training.collect_first_pits import FirstPits
+from pav_jax.training.collect_seeds import IndependentSeeds
 
 PROBLEM = Chain(
   horizon=2, modulus=4, operations=(Chain().operations[0],), rho=0.0

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pav_jax.cli.configuration import parse_gin
 from pav_jax.models import hf_config, partitioning
 from pav_jax.models.transformer_config import PRESETS
 from pav_jax.reporting import compile_report
@@ -19,7 +20,6 @@ from pav_jax.runs import (
   outline,
 )
 from pav_jax.runs.compiled_programs import Program
-from pav_jax.runs.configuration import parse_gin
 from pav_jax.runs.tpu_topologies import Chip, Slice
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import compile_report
 from pav_jax.runs import abstract_arrays, compiled_programs, tpu_topologies

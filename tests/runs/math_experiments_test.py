@@ -17,19 +17,19 @@ import pytest
 pytest.importorskip("sentencepiece")
 
 from benchmarks import rehearsal_inputs
+from pav_jax.cli import configuration
 from pav_jax.models import transformer
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.transformer_config import PRESETS, preset
-from pav_jax.models.verifier import VerifierConfig
-from pav_jax.problems.math import MATH
+from pav_jax.models.value_network import VerifierConfig
+from pav_jax.problems.mathematics import MATH
 from pav_jax.problems.prompt_format import Record
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers import verifier as provers_verifier
 from pav_jax.provers.verifier import Verifier
-from pav_jax.runs import configuration
-from pav_jax.training import rl_text, sft, verifier
+from pav_jax.rollout import PackedTokens, Rollout
+from pav_jax.training import rl_text, sft, value_fitting
 from pav_jax.training.labelling import Examples
-from pav_jax.types import PackedTokens, Rollout
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = ("2b", "9b", "27b")
@@ -213,7 +213,7 @@ def test_verifier(resolved, size):
     weight=rows(jnp.float32, steps + 1),
     imitated=rows(jnp.bool_, steps),
   )
-  step = functools.partial(verifier.train_step, config, optimizer)
+  step = functools.partial(value_fitting.train_step, config, optimizer)
   new, metrics = jax.eval_shape(step, state, batch)
   assert same_shapes(new, state)
   assert metrics["loss"].shape == ()

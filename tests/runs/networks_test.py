@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pav_jax.models import partitioning, transformer
-from pav_jax.models import verifier as network
+from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import preset
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.provers.rollout_values import WellFormed
 from pav_jax.provers.verifier import Verifier

@@ -12,9 +12,9 @@ pytest.importorskip("sentencepiece")
 pytest.importorskip("seqio", reason="seqio is not installed")
 
 from benchmarks import rehearsal, rehearsal_inputs
+from pav_jax.cli import configuration
+from pav_jax.data import step_targets
 from pav_jax.models import hf
-from pav_jax.problems import step_targets
-from pav_jax.runs import configuration
 
 # Of the rehearsal's sizes, those that take the time.
 SMALLER = {

@@ -7,9 +7,9 @@ import pytest
 from pav_jax.models import transformer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
+from pav_jax.rollout import StepTargets
 from pav_jax.runs.scaling import Design, scaling, thin
-from pav_jax.training import verifier
-from pav_jax.types import StepTargets
+from pav_jax.training import value_fitting
 
 PROBLEM = Chain(horizon=2, modulus=4, operations=Chain().operations[:1])
 CONFIG = TransformerConfig(
@@ -133,7 +133,7 @@ def test_a_study_measures_each_design_once(tmp_path, capsys):
     reason="the extra `data` is not installed",
     exc_type=ImportError,
   )
-  from pav_jax.problems import step_targets_writer
+  from pav_jax.data import step_targets_writer
 
   for name, targets in (("train", DATA), ("held", traces(300, 330, 2))):
     step_targets_writer.write(
@@ -162,7 +162,7 @@ def test_a_study_measures_each_design_once(tmp_path, capsys):
       designs=designs,
       held_out=str(tmp_path / "held"),
       trunk=trunk,
-      schedule=verifier.Schedule(
+      schedule=value_fitting.Schedule(
         num_steps=steps, learning_rate=1e-3, batch_size=8
       ),
       chunk=3,
@@ -194,5 +194,5 @@ def test_a_study_measures_each_design_once(tmp_path, capsys):
       designs=[],
       held_out="",
       trunk=trunk,
-      schedule=verifier.Schedule(num_steps=1, learning_rate=1.0),
+      schedule=value_fitting.Schedule(num_steps=1, learning_rate=1.0),
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.models.verifier import VerifierConfig
+from pav_jax.models.value_network import VerifierConfig
 from pav_jax.search import costs
 
 CONFIG = TransformerConfig(

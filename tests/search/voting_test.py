@@ -3,8 +3,8 @@ import collections
 import numpy as np
 
 from pav_jax.problems.chain import Chain
+from pav_jax.rollout import Rollout
 from pav_jax.search import voting
-from pav_jax.types import Rollout
 
 
 def test_the_most_frequent_answer_wins_and_its_best_sample_stands_for_it():

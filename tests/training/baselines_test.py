@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.policies.made import MadeValue
+from pav_jax.policies.made_policy import MadeValue
 from pav_jax.problems.planted import Planted
+from pav_jax.rollout import Rollout
 from pav_jax.training import baselines
-from pav_jax.types import Rollout
 
 ROLLOUT = Rollout(
   tokens=jnp.array([[0, 1], [2, 0], [0, 2]]),

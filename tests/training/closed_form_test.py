@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pav_jax.training import closed_form
-from pav_jax.training.collect import IndependentSeeds
-from pav_jax.training.verifier_data import rollout_of
+from pav_jax.training.collect_seeds import IndependentSeeds
+from pav_jax.training.target_splits import rollout_of
 
 
 @pytest.fixture(name="exact")

@@ -7,9 +7,9 @@ import pytest
 from pav_jax.provers import monte_carlo
 from pav_jax.provers.completions import Jobs
 from pav_jax.training import closed_form
-from pav_jax.training.collect import find_prefixes
 from pav_jax.training.collect_first_pits import FirstPits
-from pav_jax.training.verifier_data import rollout_of
+from pav_jax.training.collect_seeds import find_prefixes
+from pav_jax.training.target_splits import rollout_of
 
 STRATEGY = FirstPits(
   num_seeds=4, num_completions=16, num_states=2, num_rollouts=3

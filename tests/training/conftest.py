@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.problems import chain_operations, hashing
-from pav_jax.problems.chain import Chain
-from pav_jax.training.collect import Source
+from pav_jax.problems import hashing
+from pav_jax.problems.chain import Chain, operations
+from pav_jax.training.collect_seeds import Source
 
 # Errors so frequent that values differ widely, and restatements.
 _PLUS, _MINUS = Chain().operations[:2]
@@ -59,7 +59,7 @@ class TeacherCompletions:
     for h in range(problem.horizon):
       row = np.flatnonzero((done == h) & ~ended)
       now = value[row], kind[row, h], operand[row, h]
-      results, probs = chain_operations.teacher(
+      results, probs = operations.teacher(
         problem.operations, problem.modulus, *now, other[row, h]
       )
       uniform = hashing.uniforms(

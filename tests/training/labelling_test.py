@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from pav_jax.problems import step_targets
+from pav_jax.data import step_targets
+from pav_jax.rollout import StepTargets
 from pav_jax.training import labelling
 from pav_jax.training.labelling import Labelling
-from pav_jax.types import StepTargets
 
 
 def targets(n, c, prefix_len, outcome):

@@ -5,8 +5,8 @@ import pytest
 
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.countdown import Countdown
+from pav_jax.rollout import Rollout
 from pav_jax.training import probes
-from pav_jax.types import Rollout
 
 
 def rollout(tokens, prefix_len, outcome=None):

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.rollout import Rollout
 from pav_jax.training.rewards import Reward
-from pav_jax.types import Rollout
 
 KEY = jax.random.key(0)
 ROLLOUT = Rollout(

@@ -7,7 +7,7 @@ import pytest
 
 from pav_jax import steps
 from pav_jax.models import partitioning
-from pav_jax.policies.made import MadePolicy, MadeValue
+from pav_jax.policies.made_policy import MadePolicy, MadeValue
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.best_of_k import BestOfK
 from pav_jax.provers.procedural import Procedural

@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from pav_jax.data.packing import Demonstrations
 from pav_jax.models import partitioning, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.packing import Demonstrations
 from pav_jax.training import fitting, sft
 
 PROBLEM = Chain(horizon=2, modulus=10, operations=Chain().operations[:1])

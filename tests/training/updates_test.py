@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from pav_jax import steps
+from pav_jax.rollout import Rollout
 from pav_jax.training import updates
-from pav_jax.types import Rollout
 
 
 def softmax_problem():

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
+from pav_jax.data.packing import Demonstrations
 from pav_jax.problems.chain import Chain
-from pav_jax.problems.packing import Demonstrations
 from pav_jax.training.validation import Validation
 
 BATCHES = Demonstrations(Chain(horizon=1), num_rows=2, row_length=32)

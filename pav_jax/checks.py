@@ -1,0 +1,65 @@
+"""Checks of arguments, and casts, that pure functions share."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array
+
+# A scalar in a pytree that users build: a float or float32[] there, and
+# whatever leaf a transformation stores in its place.
+Leaf = typing.Any
+
+
+def concrete_value(x: ArrayLike) -> np.ndarray | None:
+  """Returns the value of `x` where tracing knows it, and None elsewhere."""
+  try:
+    return np.asarray(x)
+  except jax.errors.TracerArrayConversionError:
+    return None
+
+
+def check_shape(
+  name: str, x: ArrayLike, expected: tuple[int | None, ...], meaning: str
+) -> None:
+  """Raises ValueError unless `x` has the expected shape.
+
+  Args:
+    name: what the caller calls `x`.
+    x: any array.
+    expected: the shape, with None for an axis of any size.
+    meaning: what the axes are, such as "[..., H]", for the message.
+  """
+  shape = jnp.shape(x)
+  if len(shape) != len(expected) or any(
+    want is not None and got != want
+    for got, want in zip(shape, expected, strict=True)
+  ):
+    sizes = ", ".join("any" if n is None else str(n) for n in expected)
+    raise ValueError(
+      f"{name} has shape {shape}; expected ({sizes}), that is {meaning}"
+    )
+
+
+def widen(x: ArrayLike) -> Array:
+  """Casts to the dtype of arithmetic: float32, or float64 if `x` has it."""
+  x = jnp.asarray(x)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def float_dtype(*xs: ArrayLike) -> DTypeLike:
+  """The dtype of a result computed from `xs`: theirs, float32 if integers."""
+  dtype = jnp.result_type(*xs)
+  return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32
+
+
+def check_positive(**numbers: typing.Any) -> None:
+  """Raises ValueError for a number that is not positive and finite.
+
+  What is no Python number, as leaves of a pytree may be, is passed over.
+  """
+  for name, number in numbers.items():
+    if isinstance(number, int | float) and not 0 < number < float("inf"):
+      raise ValueError(f"{name} is {number}, expected a positive number")

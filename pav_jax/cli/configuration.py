@@ -1,0 +1,257 @@
+"""What a gin file binds, read with errors that help, and run."""
+
+import argparse
+import difflib
+import inspect
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import gin
+
+from pav_jax.cli import registry
+from pav_jax.cli.bindings import Reference, missing
+from pav_jax.reporting import metrics
+
+# Where `gin/…` is found, whatever the current directory.
+ROOT = pathlib.Path(__file__).parents[2]
+
+_INCLUDE = re.compile(r"""include\s+(["'])(.+)\1\s*(#.*)?$""")
+
+
+def run(
+  workdir: str,
+  name: str,
+  *,
+  experiment: Callable[[str, str], object] | None = None,
+) -> None:
+  """Calls the experiment that gin bound, with its work directory and name."""
+  if experiment is None:
+    raise ValueError(
+      "no experiment, expected a gin file that binds run.experiment, as "
+      "gin/runs/compare.gin does"
+    )
+  experiment(workdir, name)
+
+
+def run_files(
+  files: Sequence[str], bindings: Sequence[str], workdir: str, name: str
+) -> None:
+  """Reads gin files, makes the work directory, and runs the experiment.
+
+  Args:
+    files: of gin.
+    bindings: `NAME = VALUE`, applied after the files.
+    workdir: gets all results.
+    name: of the experiment.
+
+  Raises:
+    ValueError, FileNotFoundError: as of `parse_gin` and `check_complete`.
+    OSError: if the work directory cannot be written.
+  """
+  parse_gin(files, bindings)
+  check_complete()
+  make_workdir(workdir)
+  metrics.CONFIG.set(gin.operative_config_str)
+  gin.get_configurable("run")(workdir, name)
+
+
+class Source(NamedTuple):
+  """What a gin file says between two of its includes.
+
+  Attributes:
+    path: of the file.
+    text: lines outside of it are empty, so that line numbers are the file's.
+  """
+
+  path: pathlib.Path
+  text: str
+
+
+def read_sources(
+  path: pathlib.Path, within: tuple[pathlib.Path, ...] = ()
+) -> Iterator[Source]:
+  """A gin file and those that it includes, in the order in which they count.
+
+  An include is looked for beside the file that names it, then in the current
+  directory, then in the checkout.
+
+  Args:
+    path: of the file.
+    within: files that include it.
+
+  Raises:
+    FileNotFoundError: for a file that does not exist.
+    ValueError: for a file that includes itself, or is not text.
+  """
+  if path.resolve() in within:
+    raise ValueError(f"gin file {path} includes itself")
+  try:
+    lines = path.read_text("utf-8-sig").splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f"gin file {path} is not UTF-8 text") from error
+  begin = 0
+  for number, line in enumerate(lines):
+    if match := _INCLUDE.match(line):
+      yield Source(path, "\n" * begin + "\n".join(lines[begin:number]))
+      begin = number + 1
+      included = find(match[2], beside=path.parent)
+      yield from read_sources(included, (*within, path.resolve()))
+  yield Source(path, "\n" * begin + "\n".join(lines[begin:]))
+
+
+def find(name: str, *, beside: pathlib.Path | None = None) -> pathlib.Path:
+  """A gin file by its path.
+
+  Args:
+    name: path, absolute or relative to one of the places.
+    beside: looked into before the current directory and the checkout.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  places = ([] if beside is None else [beside]) + [pathlib.Path(), ROOT]
+  for place in places:
+    if (place / name).is_file():
+      return place / name
+  known = [path.relative_to(ROOT) for path in ROOT.glob("gin/*/*.gin")]
+  hint = nearest(name, map(str, known))
+  raise FileNotFoundError(f"no gin file {name}{hint}")
+
+
+def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
+  """Parses gin files and overrides.
+
+  Raises:
+    ValueError: for what gin cannot parse, and for a name that is unknown or
+      that nothing uses.
+    FileNotFoundError: for a file that does not exist.
+  """
+  sources = [source for file in files for source in read_sources(find(file))]
+  # Modules that gin files import lie beside them, or in the checkout.
+  for place in [*(source.path.parent for source in sources), ROOT]:
+    if str(place.resolve()) not in sys.path:
+      sys.path.append(str(place.resolve()))
+  texts = [source.text for source in sources]
+  registry.register(*texts, *bindings, "run")
+  for source in sources:
+    _parse(source.text, str(source.path))
+  for binding in bindings:
+    _parse(binding, f"--gin.{binding}")
+  # A file may bind what another then leaves unused; a command line may not.
+  referred = _references(*texts)
+  check_used(_macros(*texts), referred | _references(*bindings))
+  check_used(_macros(*bindings), _references(gin.config_str()))
+
+
+def _parse(text: str, source: str) -> None:
+  """Parses bindings; errors name the source, with the line of a file."""
+  try:
+    gin.parse_config(text)
+  except (SyntaxError, tokenize.TokenError) as error:
+    wrong = str(getattr(error, "text", None) or text).strip().splitlines()[-1]
+    raise ValueError(
+      f"{source}: cannot parse {wrong!r}; expected NAME = VALUE with a Python "
+      "literal, a @reference or a %macro"
+    ) from error
+  except ImportError as error:
+    raise ValueError(f"{source}: {error}") from error
+  except (ValueError, AttributeError) as error:
+    message = str(error)
+    line = re.search(r"In bindings string line (\d+)", message)
+    where = f"{source} line {line[1]}" if line else source
+    if source.startswith("--gin."):
+      where = source
+    raise ValueError(f"{where}: {explain(message)}") from error
+
+
+def check_complete() -> None:
+  """Raises ValueError if the experiment needs a value that nothing binds."""
+  experiment = gin.get_bindings("run", resolve_references=False).get(
+    "experiment"
+  )
+  if not isinstance(experiment, Reference):
+    return
+  selector = experiment.configurable.selector
+  parameters = inspect.signature(gin.get_configurable(selector)).parameters
+  supplied = list(parameters)[:2]  # work directory and name
+  required = list(dict.fromkeys(missing(selector, supplied)))
+  if required:
+    settings = " ".join(f"--gin.{name}=VALUE" for name in required)
+    raise ValueError(
+      f"{' and '.join(required)} {'is' if len(required) == 1 else 'are'} "
+      f"required, expected {settings}, or a gin file that sets it"
+    )
+
+
+def check_used(names: Iterable[str], used: set[str]) -> None:
+  """Raises ValueError for a macro that is set and never used."""
+  for name in names:
+    if name not in used:
+      raise ValueError(f"nothing uses the gin name {name}{nearest(name, used)}")
+
+
+def _macros(*texts: str) -> list[str]:
+  return re.findall(r"^([A-Za-z_]\w*)\s*=", "\n".join(texts), re.MULTILINE)
+
+
+def _references(*texts: str) -> set[str]:
+  return set(re.findall(r"%([A-Za-z_]\w*)", "\n".join(texts)))
+
+
+def parse_flags(
+  parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
+  """A parser's flags, with every --gin.NAME=VALUE collected in `bindings`."""
+  flags, others = parser.parse_known_args(arguments)
+  known = [f"--{name}" for name in vars(flags)]
+  flags.bindings = []
+  for argument in others:
+    if not re.match(r"--gin\.[^=]+=", argument):
+      hint = nearest(argument.split("=")[0], known)
+      parser.error(f"unknown argument {argument!r}{hint}")
+    flags.bindings.append(argument.removeprefix("--gin."))
+  return flags
+
+
+def explain(message: str) -> str:
+  """An error in one line, for gin's own with the nearest known name."""
+  lines = [line.strip() for line in message.splitlines() if line.strip()]
+  first = lines[0] if lines else "no message"
+  if match := re.search(
+    r"No configurable matching (?:reference )?'@?([\w./]+)", first
+  ):
+    first += nearest(match[1].split("/")[-1], registry.names())
+  elif match := re.search(
+    r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", first
+  ):
+    known = inspect.signature(gin.get_configurable(match[1])).parameters
+    first += nearest(match[2], known)
+  return first
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """A hint at the known name most like `name`, or all if there are few."""
+  known = sorted(set(known))
+  lowered = {candidate.lower(): candidate for candidate in known}
+  close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+  if close:
+    return f"; did you mean {lowered[close[0]]}?"
+  return f"; known are {', '.join(known)}" if len(known) <= 20 else ""
+
+
+def make_workdir(workdir: str) -> None:
+  """Makes the directory, and makes sure that files can be written there."""
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
+  except OSError as error:
+    raise OSError(
+      f"workdir {workdir} cannot be written ({error.strerror})"
+    ) from error

@@ -1,0 +1,206 @@
+"""Training of verifiers: the loss, the state and pure steps (Sec. 4.2, App. D).
+
+Parameters are those of `models.verifier`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from pav_jax import steps
+from pav_jax.models import heads
+from pav_jax.models import value_network as network
+from pav_jax.models.partitioning import Layout
+from pav_jax.models.value_network import VerifierConfig
+from pav_jax.policies import sampling
+from pav_jax.training import fitting
+from pav_jax.training.fitting import FitState
+from pav_jax.training.labelling import Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How long a verifier is trained, and how fast.
+
+  Attributes:
+    num_steps: optimiser steps.
+    learning_rate: the highest, after a linear warm-up from 0.
+    warmup_steps: of `num_steps`.
+    final_learning_rate: at the end; a cosine leads there.
+    batch_size: traces in a batch; each has the labels of all its prefixes.
+    trunk_rate: the trunk's learning rate as a multiple of the others'.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+
+  num_steps: int
+  learning_rate: float
+  warmup_steps: int = 0
+  final_learning_rate: float = 0.0
+  batch_size: int = 32
+  trunk_rate: float = 1.0
+
+  def __post_init__(self):
+    for name in ("num_steps", "batch_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    for name in ("learning_rate", "trunk_rate"):
+      if not 0 < getattr(self, name) < float("inf"):
+        raise ValueError(f"{name} is {getattr(self, name)}, expected > 0")
+    if not 0 <= self.warmup_steps < self.num_steps:
+      raise ValueError(
+        f"warmup_steps is {self.warmup_steps}, expected 0 … "
+        f"{self.num_steps - 1}, fewer than num_steps"
+      )
+    if not 0 <= self.final_learning_rate <= self.learning_rate:
+      raise ValueError(
+        f"final_learning_rate is {self.final_learning_rate}, expected 0 … "
+        f"{self.learning_rate}, the learning rate"
+      )
+
+  def optimizer(self, kind: Callable) -> optax.GradientTransformation:
+    """The optimiser with this schedule.
+
+    Args:
+      kind: `learning_rate -> optax.GradientTransformation`, as `sft.AdamW`.
+    """
+    rates = optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if self.warmup_steps else self.learning_rate,
+      peak_value=self.learning_rate,
+      warmup_steps=self.warmup_steps,
+      decay_steps=self.num_steps,
+      end_value=self.final_learning_rate,
+    )
+    trunk = optax.masked(
+      optax.scale(self.trunk_rate),
+      lambda params: {name: name == "trunk" for name in params},
+    )
+    return optax.chain(kind(rates), trunk)
+
+
+def losses(
+  config: VerifierConfig,
+  params: dict,
+  batch: Examples,
+  *,
+  next_token: bool = True,
+  layout: Layout | None = None,
+) -> dict[str, Float[Array, ""]]:
+  """Losses of a batch, after one pass over each trace.
+
+  - `values`: `(1/B) Σ_bh w_bh [−y log σ(l) − (1 − y) log σ(−l)]_bh`, the
+    cross-entropy against soft labels y, with the logit l read at the last token
+    of each prefix, in nats.
+  - `next_token`: negative log-likelihood of the imitated steps, in nats a
+    token, under the trunk as a language model; 0 if there are none.
+
+  Args:
+    config: of the network.
+    params: of the network.
+    batch: B traces, labels and weights.
+    next_token: whether the second loss is wanted.
+    layout: where activations lie.
+  """
+  batch = jax.tree.map(jnp.asarray, batch)
+  hidden, read = network.hidden_states(
+    config, params, batch.tokens, layout=layout
+  )
+  at = jnp.maximum(batch.prefix_len - 1, 0)
+  logit = heads.read(params["head"], read, at)
+  entropy = optax.sigmoid_binary_cross_entropy(logit, batch.label)
+  entropy = jnp.where(batch.weight > 0, batch.weight * entropy, 0.0)
+  found = {"values": entropy.sum() / len(entropy)}
+  if next_token:
+    logp = sampling.logp_of_next(
+      config.trunk,
+      params["trunk"],
+      hidden[:, :-1],
+      batch.tokens[:, 1:],
+      temperature=1.0,
+      layout=layout,
+    )
+    learnt = steps.spread_over_tokens(
+      batch.imitated.astype(jnp.float32),
+      batch.prefix_len,
+      num_tokens=batch.tokens.shape[1],
+    )[:, 1:]
+    total = jnp.where(learnt > 0, logp, 0.0).sum()
+    found["next_token"] = -total / jnp.maximum(learnt.sum(), 1)
+  return found
+
+
+def train_step(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  state: FitState,
+  batch: Examples,
+  *,
+  aux_weight: float = 0.0,
+  layout: Layout | None = None,
+) -> tuple[FitState, dict[str, Float[Array, ""]]]:
+  """One step on `values + aux_weight · next_token`; pure.
+
+  Returns:
+    The next state, and the batch's `loss`, its parts, and the `gradient_norm`
+    before it is clipped.
+  """
+
+  def loss(params):
+    parts = losses(
+      config, params, batch, next_token=aux_weight > 0, layout=layout
+    )
+    total = parts["values"]
+    if aux_weight > 0:
+      total += aux_weight * parts["next_token"]
+    return total, parts
+
+  (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(
+    state.params
+  )
+  updates, new = optimizer.update(gradient, state.optimizer, state.params)
+  metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)} | parts
+  state = FitState(optax.apply_updates(state.params, updates), new)
+  return state, metrics
+
+
+def init_state(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  params: dict,
+  layout: Layout,
+) -> FitState:
+  """The state before the first step, laid out over the mesh."""
+  return fitting.init_state(
+    optimizer, params, _shardings(config, optimizer, layout)
+  )
+
+
+def make_train_chunk(
+  config: VerifierConfig,
+  optimizer: optax.GradientTransformation,
+  layout: Layout,
+  *,
+  aux_weight: float = 0.0,
+) -> Callable:
+  """`fitting.make_train_chunk` of `train_step`."""
+  step = functools.partial(
+    train_step, config, optimizer, aux_weight=aux_weight, layout=layout
+  )
+  return fitting.make_train_chunk(
+    step, _shardings(config, optimizer, layout), layout
+  )
+
+
+def _shardings(config, optimizer, layout: Layout) -> FitState:
+  return fitting.state_shardings(
+    optimizer,
+    network.shapes(config),
+    network.shardings(config, layout),
+    layout,
+  )

@@ -1,0 +1,226 @@
+"""The program as a user starts it: in processes of its own, and killed."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import gin
+import pytest
+
+import pav_jax
+from pav_jax.cli import command as program
+from pav_jax.cli import configuration
+
+ROOT = pathlib.Path(pav_jax.__file__).parents[1]
+TINY = ROOT / "tests" / "data" / "tiny.gin"
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}
+
+
+def command(workdir, *arguments, gin_file=TINY):
+  return [
+    sys.executable,
+    "-m",
+    "pav_jax.main",
+    f"--gin_file={gin_file}",
+    f"--workdir={workdir}",
+    *arguments,
+  ]
+
+
+def run(workdir, *arguments, gin_file=TINY, cwd=ROOT):
+  environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+  return subprocess.run(
+    command(workdir, *arguments, gin_file=gin_file),
+    capture_output=True,
+    text=True,
+    cwd=cwd,
+    env=environment,
+  )
+
+
+def digests(workdir):
+  arms = json.loads((workdir / "report.json").read_text())["arms"]
+  return {name: metrics["params_sha256"] for name, metrics in arms.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """The work directory of an uninterrupted run, and what it printed."""
+  workdir = tmp_path_factory.mktemp("run") / "tiny"
+  result = run(workdir)
+  assert result.returncode == 0, result.stderr
+  return workdir, result.stdout
+
+
+def test_run_ends_with_a_table_and_the_paths_of_what_it_wrote(finished):
+  workdir, printed = finished
+  lines = [line for line in printed.splitlines() if line.startswith("wrote ")]
+  for name in ("report.json", "metrics.jsonl", "accuracy.png"):
+    assert f"wrote {workdir / name}" in lines
+    assert (workdir / name).stat().st_size > 0
+  assert "it-99" in printed and "pav" in printed and "outcome" in printed
+  assert list((workdir / "checkpoints").rglob("commit_success.txt"))
+  assert list((workdir / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_resolved_config_reproduces_the_run(finished, tmp_path):
+  workdir, _ = finished
+  result = run(tmp_path / "again", gin_file=workdir / "config.gin")
+  assert result.returncode == 0, result.stderr
+  assert digests(tmp_path / "again") == digests(workdir)
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_parameters(
+  finished, tmp_path
+):
+  workdir, _ = finished
+  killed = tmp_path / "killed"
+  metrics = killed / "metrics.jsonl"
+  # Once before the first checkpoint can be there, then whenever a few more
+  # iterations have been written: before, in or after saving them.
+  for at_least in (1, 25, 55):
+    process = subprocess.Popen(
+      command(killed),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      cwd=ROOT,
+      env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+      if metrics.exists() and metrics.read_bytes().count(b"\n") >= at_least:
+        break
+      time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before the kill"
+    assert not (killed / "report.json").exists()
+  result = run(killed)
+  assert result.returncode == 0, result.stderr
+  assert "continuing after iteration" in result.stdout
+  assert digests(killed) == digests(workdir)
+  uninterrupted = (workdir / "metrics.jsonl").read_text()
+  assert metrics.read_text() == uninterrupted
+
+
+@pytest.fixture
+def clean_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def fails(capsys, workdir, *arguments, gin_file=TINY):
+  """The one line that bad input gets, and that it came before any training."""
+  status = program.main(
+    [f"--gin_file={gin_file}", f"--workdir={workdir}", *arguments]
+  )
+  captured = capsys.readouterr()
+  assert status == 2
+  assert captured.err.startswith("error: ")
+  assert captured.err.count("\n") == 1, captured.err
+  assert "compiling" not in captured.out
+  return captured.err
+
+
+@pytest.mark.usefixtures("clean_gin")
+@pytest.mark.parametrize(
+  "binding, message",
+  [
+    ("PLANTED=(1, 7)", "planted holds token 7, expected tokens of the vocab"),
+    ("PLANTED=(1, 3)", "other than the end token 3"),
+    ("PLANTED=(1, 0, 1, 0, 1)", "planted has 5 tokens, expected 1 to 4"),
+    ("STRENGTH=0.0", "prover strength γ is 0.0, expected a positive number"),
+    ("STRENGTH=-2", "prover strength γ is -2, expected a positive number"),
+    ("ALPHA=float('nan')", """cannot parse "ALPHA=float('nan')"; expected"""),
+    ("ALPHA=1e999", "alpha is inf, expected a finite number"),
+    ("NUM_ITERATIONS=0", "num_iterations is 0, expected at least 1"),
+    ("BATCH_SIZE=0", "batch_size is 0, expected a positive multiple of 8"),
+    ("NUM_ITERATION=5", "NUM_ITERATION; did you mean NUM_ITERATIONS?"),
+    ("compare.num_seed=5", "did you mean num_seeds?"),
+    ("comparee.num_seeds=5", "did you mean compare?"),
+    ("UPDATE=@NaturalGradients()", "did you mean NaturalGradient?"),
+    ("REWARD_KIND='values'", "expected 'advantage' or 'value'"),
+  ],
+)
+def test_bad_values_get_one_line(capsys, tmp_path, binding, message):
+  error = fails(capsys, tmp_path / "w", f"--gin.{binding}")
+  assert message in error
+  assert not list((tmp_path / "w").glob("checkpoints/*/*"))
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_override_that_an_experiment_does_not_use_is_refused(tmp_path):
+  # Each of its arms has an update of its own.
+  experiment = ROOT / "gin" / "experiments" / "planted_step_control.gin"
+  with pytest.raises(ValueError, match="nothing uses the gin name UPDATE"):
+    configuration.parse_gin([str(experiment)], ["UPDATE = @sgd/Gradient()"])
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_name_that_a_file_misspells_is_refused(tmp_path):
+  file = tmp_path / "mine.gin"
+  file.write_text(f'include "{TINY}"\nNUM_SEED = 3\n')
+  with pytest.raises(ValueError, match="NUM_SEED; did you mean NUM_SEEDS"):
+    configuration.parse_gin([str(file)], [])
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_gin_file_without_an_experiment_is_refused(capsys, tmp_path):
+  file = tmp_path / "mine.gin"
+  file.write_text("import pav_jax.runs.compare\n")
+  error = fails(capsys, tmp_path / "w", gin_file=file)
+  assert "expected a gin file that binds run.experiment" in error
+
+
+def test_required_bindings_are_named(tmp_path):
+  # In a process without shape checks, whose wrappers hide gin.REQUIRED.
+  file = tmp_path / "mine.gin"
+  file.write_text('include "gin/runs/compare.gin"\nNUM_ITERATIONS = 3\n')
+  result = run(tmp_path / "w", gin_file=file)
+  assert result.returncode == 2
+  assert result.stderr == (
+    "error: Required bindings for `compare` not provided in config: "
+    "['policy', 'problem', 'arms', 'init_params']\n"
+  )
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_missing_gin_file_is_named(capsys, tmp_path):
+  error = fails(capsys, tmp_path, gin_file=tmp_path / "no.gin")
+  assert f"no gin file {tmp_path / 'no.gin'}" in error
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_workdir_that_cannot_be_written_is_named(capsys, tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  error = fails(capsys, tmp_path / "file" / "w")
+  assert f"workdir {tmp_path / 'file' / 'w'} cannot be written" in error
+
+
+@pytest.mark.parametrize(
+  "argument, hint",
+  [("--gin_files=x", "did you mean --gin_file?"), ("--gin.A", "--gin.A")],
+)
+def test_unknown_arguments_are_refused(capsys, argument, hint):
+  with pytest.raises(SystemExit) as exit_status:
+    program.main(["--gin_file=a", "--workdir=b", argument])
+  assert exit_status.value.code == 2
+  assert hint in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("clean_gin")
+@pytest.mark.parametrize(
+  "path",
+  sorted((ROOT / "gin" / "experiments").glob("*.gin")),
+  ids=lambda path: path.stem,
+)
+def test_experiments_parse_and_say_their_command(path):
+  configuration.parse_gin([str(path)], [])
+  text = path.read_text()
+  assert text.startswith("# ")
+  assert f"launch/local.sh gin/experiments/{path.name}" in text

@@ -1,0 +1,180 @@
+import json
+import pathlib
+
+import gin
+import pytest
+
+from pav_jax.cli import configuration
+from pav_jax.cli.pipeline import Part, pipeline, summarize
+
+CALLS = []
+
+
+@gin.register
+def add_one(workdir, experiment, *, number=gin.REQUIRED, before=None):
+  """An experiment whose result is a number and that of another, and one."""
+  CALLS.append(experiment)
+  if number < 0:
+    raise ValueError(f"number is {number}")
+  if before:
+    number += json.loads((pathlib.Path(before) / "report.json").read_text())[
+      "arms"
+    ]["sum"]
+  (pathlib.Path(workdir) / "report.json").write_text(
+    json.dumps({"arms": {"sum": number + 1}, "name": experiment})
+  )
+
+
+@pytest.fixture
+def parts(tmp_path):
+  file = tmp_path / "one.gin"
+  base = tmp_path / "base.gin"
+  base.write_text(
+    "import pav_jax.cli.configuration\nrun.experiment = @add_one\n"
+  )
+  file.write_text(
+    f"# Says something.\ninclude '{base}'\n"
+    "NUMBER = 10\nadd_one.number = %NUMBER\n"
+  )
+  CALLS.clear()
+  yield [
+    Part("first", str(file), ["NUMBER={seed}"]),
+    Part("second", str(file), ['add_one.before="{workdir}/first"']),
+  ]
+  gin.clear_config()
+
+
+def values(workdir, part):
+  return json.loads((workdir / "report.json").read_text())["arms"][part]
+
+
+def test_parts_run_in_order_on_what_was_made_before(tmp_path, parts):
+  pipeline(tmp_path / "w", "both", parts=parts, seeds=[3])
+  assert CALLS == ["first", "second"]
+  # 3 + 1, then 10 + 4 + 1
+  assert values(tmp_path / "w", "first")["arms/sum"]["values"] == [4]
+  assert values(tmp_path / "w", "second")["arms/sum"]["values"] == [15]
+
+
+def test_each_seed_has_directories_of_its_own(tmp_path, parts):
+  pipeline(tmp_path / "w", "both", parts=parts, seeds=[3, 6])
+  found = values(tmp_path / "w", "second")["arms/sum"]
+  assert found == {"mean": 16.5, "least": 15, "most": 18, "values": [15, 18]}
+  assert (tmp_path / "w" / "seed6" / "first" / "report.json").exists()
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, parts):
+  pipeline(tmp_path / "w", "both", parts=parts)
+  (tmp_path / "w").rename(tmp_path / "moved")
+  # Comments decide nothing.
+  file = pathlib.Path(parts[0].gin_file)
+  file.write_text(file.read_text().replace("Says", "Still says"))
+  pipeline(tmp_path / "moved", "both", parts=parts)
+  assert CALLS == ["first", "second"]
+
+
+def test_of_several_gin_files_the_last_decides(tmp_path, parts):
+  other = tmp_path / "other.gin"
+  other.write_text("NUMBER = 20\n")
+  part = Part("first", [parts[0].gin_file, str(other)])
+  pipeline(tmp_path / "w", "one", parts=[part])
+  # Both files alone: the first says 10, and add_one adds 1.
+  assert values(tmp_path / "w", "first")["arms/sum"]["values"] == [20 + 1]
+  other.write_text("NUMBER = 30\n")
+  with pytest.raises(ValueError, match=r"other\.gin has changed"):
+    pipeline(tmp_path / "w", "one", parts=[part])
+
+
+def test_a_part_that_failed_is_run_again_and_those_before_are_not(
+  tmp_path, parts
+):
+  broken = [parts[0], Part("second", parts[1].gin_file, ["NUMBER=-1"])]
+  with pytest.raises(ValueError, match="number is -1"):
+    pipeline(tmp_path / "w", "both", parts=broken)
+  pipeline(tmp_path / "w", "both", parts=parts)
+  assert CALLS == ["first", "second", "second"]
+
+
+def test_other_settings_are_refused_before_anything_runs(tmp_path, parts):
+  pipeline(tmp_path / "w", "both", parts=parts)
+  CALLS.clear()
+  more = [parts[0], Part(**(vars(parts[1]) | {"more": ["NUMBER=7"]}))]
+  with pytest.raises(ValueError, match=r"second was made .*: NUMBER=7 is new"):
+    pipeline(tmp_path / "w", "both", parts=more)
+  base = tmp_path / "base.gin"
+  base.write_text(base.read_text() + "add_one.number = 1\n")
+  with pytest.raises(ValueError, match=r"first was made .*base.gin has change"):
+    pipeline(tmp_path / "w", "both", parts=parts)
+  assert not CALLS
+
+
+def test_settings_of_one_part_do_not_reach_the_next(tmp_path, parts):
+  # The first binds NUMBER = 5, the second has the file's 10.
+  first = Part("first", parts[0].gin_file, ["NUMBER=5"])
+  pipeline(tmp_path / "w", "both", parts=[first, parts[1]])
+  assert values(tmp_path / "w", "second")["arms/sum"]["values"] == [10 + 6 + 1]
+
+
+def test_summary_has_what_all_reports_have():
+  reports = [{"a": {"b": 1, "c": 2.0}, "d": True}, {"a": {"b": 3}, "e": "x"}]
+  assert summarize(reports) == {
+    "a/b": {"mean": 2.0, "least": 1, "most": 3, "values": [1, 3]}
+  }
+
+
+@pytest.mark.parametrize(
+  "names, seeds, message",
+  [
+    ([], [0], r"parts are \[\], expected one or more"),
+    (["a", "a"], [0], "expected one or more, all unlike"),
+    (["a"], [1, 1], r"seeds are \[1, 1\]"),
+    (["a"], [], r"seeds are \[\]"),
+  ],
+)
+def test_bad_lists_are_refused(tmp_path, names, seeds, message):
+  parts = [Part(name, "x.gin") for name in names]
+  with pytest.raises(ValueError, match=message):
+    pipeline(tmp_path, "x", parts=parts, seeds=seeds)
+
+
+def test_missing_gin_file_is_named_first(tmp_path, parts):
+  absent = Part("third", "no.gin")
+  with pytest.raises(FileNotFoundError, match=r"no gin file no\.gin"):
+    pipeline(tmp_path / "w", "all", parts=[*parts, absent])
+  assert not CALLS
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "chain_pav",
+    "chain_search",
+    "chain_rl",
+    "chain_rl_regimes",
+    "chain_rl_refreshed",
+    "countdown_pav",
+    "countdown_search",
+  ],
+)
+def test_the_projects_pipelines_bind_what_their_parts_know(
+  name, tmp_path, monkeypatch
+):
+  asked = []
+
+  def run_files(files, bindings, workdir, part):
+    del workdir, part
+    asked.append((files, bindings))
+
+  file = str(configuration.ROOT / "gin" / "experiments" / f"{name}.gin")
+  configuration.parse_gin([file], ["SEEDS = (1,)"])
+  monkeypatch.setattr(configuration, "run_files", run_files)
+  monkeypatch.setattr("pav_jax.cli.pipeline._mark_finished", lambda *_: None)
+  gin.get_configurable("pipeline")(tmp_path, name)
+  assert len(asked) >= 3
+  for files, bindings in asked:
+    gin.clear_config()
+    configuration.parse_gin(files, bindings)
+    # A figure of finished parts has no seed.
+    drawn = [file for file in files if str(file).endswith("rl_regimes.gin")]
+    assert drawn or "SEED=1" in bindings
+  gin.clear_config()

@@ -1,0 +1,268 @@
+"""Searches of a tiny random policy, judged by tiny random verifiers."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.models import transformer
+from pav_jax.models import value_network as network
+from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.value_network import VerifierConfig
+from pav_jax.policies.language_model import LanguageModel
+from pav_jax.search import judging
+from pav_jax.search.cached_beams import search
+from pav_jax.search.judging import Judge
+from pav_jax.search.selection import Settings
+
+END, DELIMITER, VOCAB = 1, 3, 6
+# A window of 3, which prompts and responses exceed.
+CONFIG = TransformerConfig(
+  vocab_size=VOCAB,
+  width=16,
+  num_layers=2,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=4,
+  mlp_width=16,
+  sliding_window=3,
+  max_length=48,
+)
+POLICY = LanguageModel(
+  config=CONFIG,
+  end_token=END,
+  is_delimiter=[token == DELIMITER for token in range(VOCAB)],
+  max_new_tokens=14,
+  max_steps=3,
+  temperature=1.5,
+)
+PROMPTS = np.random.default_rng(2).integers(2, VOCAB, size=(4, 5))
+PROMPT_LEN = np.array([5, 1, 4, 2])
+IDS = np.array([7, 0, 3, 12])
+KEY = jax.random.key(4)
+SETTINGS = Settings(
+  num_beams=4,
+  num_candidates=2,
+  num_steps=3,
+  num_trees=2,
+  widths=(2, 4, 4),
+  lookahead=1,
+  merge=True,
+)
+
+
+def random_params(config, seed):
+  shapes = transformer.shapes(config)
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), shapes
+  )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+  """Verifiers read steps of up to six tokens in two blocks."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(judging, "BLOCK", 4)
+    yield
+
+
+@pytest.fixture(scope="module")
+def params():
+  return random_params(CONFIG, 0)
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["params", "k"],
+  meta_fields=["config", "layout"],
+)
+@dataclasses.dataclass(frozen=True)
+class Verifier:
+  """What a judge needs of a verifier."""
+
+  params: Any
+  config: VerifierConfig
+  k: Any = 1.0
+  layout: Any = None
+
+  def logits(self, rollout):
+    at = jnp.asarray(rollout.prefix_len) - 1
+    return network.values(self.config, self.params, rollout.tokens, at)
+
+  def __call__(self, key, rollout):
+    raise AssertionError("values come from logits, which keep more digits")
+
+
+def verifier(seed, reader_layers, **changes):
+  config = VerifierConfig(dataclasses.replace(CONFIG, **changes), reader_layers)
+  key = jax.random.key(seed)
+  params = network.init(config, random_params(config.trunk, seed), key)
+  kernel = np.random.default_rng(seed).normal(size=config.trunk.width)
+  params["head"] |= {"kernel": jnp.asarray(kernel, jnp.float32)}
+  return Verifier(params, config)
+
+
+@pytest.fixture(scope="module")
+def judge():
+  """One that also has a reader; the prover's is of another shape."""
+  return Judge(verifier(1, 2), verifier(2, 0, width=8, mlp_width=24), k=3.0)
+
+
+def find(params, judge, rows=(0, 1, 2, 3), settings=SETTINGS, **more):
+  more = {"alpha": 0.7, "max_step_tokens": 6} | more
+  rows = list(rows)
+  return jax.device_get(
+    search(
+      POLICY,
+      params,
+      judge,
+      KEY,
+      PROMPTS[rows],
+      PROMPT_LEN[rows],
+      IDS[rows],
+      settings=settings,
+      **more,
+    )
+  )
+
+
+@pytest.fixture(scope="module")
+def found(params, judge):
+  return find(params, judge)
+
+
+def rows_of(found):
+  """The traces that there are, one after another."""
+  return jax.tree.map(lambda x: x[found.valid], found.rollout)
+
+
+def assert_same(ours, others):
+  np.testing.assert_array_equal(ours.valid, others.valid)
+  for name in "chosen", "start", "count":
+    np.testing.assert_array_equal(getattr(ours, name), getattr(others, name))
+  valid = ours.valid
+  for name in "tokens", "prefix_len":
+    ours_, others_ = (getattr(x.rollout, name) for x in (ours, others))
+    np.testing.assert_array_equal(ours_[valid], others_[valid])
+  for name in "finished", "q_policy", "q_prover":
+    ours_, others_ = (getattr(x, name)[valid] for x in (ours, others))
+    np.testing.assert_allclose(ours_, others_, atol=1e-5)
+
+
+def test_values_are_those_of_a_pass_over_the_traces(found, judge):
+  whole = judge(None, rows_of(found))
+  for ours, want in zip((found.q_policy, found.q_prover), whole, strict=True):
+    np.testing.assert_allclose(ours[found.valid], np.asarray(want), atol=1e-5)
+  assert np.ptp(found.q_policy) > 0.2
+
+
+def test_log_probabilities_are_those_of_a_teacher_forced_pass(params, found):
+  rollout = rows_of(found)
+  np.testing.assert_allclose(
+    rollout.logp, POLICY.logp(params, rollout), atol=2e-5
+  )
+  assert found.finished[found.valid].all()
+
+
+def test_steps_end_where_the_policys_do(found):
+  rollout = rows_of(found)
+  for row, prefix_len in zip(rollout.tokens, rollout.prefix_len, strict=True):
+    start, length = prefix_len[[0, -1]]
+    bounds = [start]
+    for t in range(start, length):
+      closes = row[t] == DELIMITER and len(bounds) < POLICY.max_steps
+      if closes and row[min(t + 1, len(row) - 1)] == END and t + 2 == length:
+        continue  # the end token belongs to this step
+      if closes or t + 1 == length:
+        bounds.append(t + 1)
+    bounds += [length] * (4 - len(bounds))
+    assert prefix_len.tolist() == bounds
+    step = np.diff(prefix_len).max()
+    assert row[length - 1] == END or length - start == 14 or step >= 6
+    assert step <= 7 and (row[length:] == POLICY.pad_token).all()
+
+
+def test_whole_traces_to_another_judge_find_the_same(params, judge, found):
+  again = find(params, dataclasses.replace(judge, by_trace=True))
+  assert_same(again, found)
+
+
+def test_results_do_not_depend_on_what_shares_the_batch(params, judge, found):
+  rows = [2, 0, 2, 2]
+  again = find(params, judge, rows)
+  assert_same(again, jax.tree.map(lambda x: x[rows], found))
+
+
+def test_beams_follow_the_schedule_and_look_ahead(found):
+  # Two beams were expanded in the first round, two candidates each, and every
+  # candidate that had not ended looked a step ahead.
+  step, ahead = found.count[:, 0, 0], found.count[:, 0, 1]
+  assert ((step > 0).sum((1, 2)) == 4).all()
+  assert (ahead[step == 0] == 0).all() and (ahead > 0).any()
+  # And merged traces are all different.
+  for rows, valid in zip(found.rollout.tokens, found.valid, strict=True):
+    assert len({tuple(row) for row in rows[valid].tolist()}) == valid.sum()
+
+
+def test_one_beam_and_one_candidate_sample_the_policy(params):
+  def ignorant(key, rollout):
+    return np.full(rollout.prefix_len.shape, 0.5, np.float32)
+
+  settings = Settings(num_beams=1, num_candidates=1, num_steps=3)
+  found = find(params, Judge(ignorant), settings=settings, max_step_tokens=None)
+  # The policy itself, a step at a time: it completes prefix h, and what follows
+  # the first step of that is sampled afresh.
+  rollout = rows_of(found)
+  start = np.broadcast_to(PROMPT_LEN[:, None], (4, 4)).astype(np.int32)
+  partial = dataclasses.replace(rollout, prefix_len=start)
+  for h in range(3):
+    partial = POLICY.complete(
+      params,
+      KEY,
+      partial,
+      num_samples=1,
+      prefixes=np.full((4, 1), h, np.int32),
+    )
+  np.testing.assert_array_equal(partial.tokens, rollout.tokens)
+  np.testing.assert_array_equal(partial.prefix_len, rollout.prefix_len)
+
+
+def test_counts_every_token_that_was_sampled(found):
+  start = np.where(found.count[:, 0, 0] > 0, PROMPT_LEN[:, None, None], 0)
+  np.testing.assert_array_equal(found.start[:, 0, 0], start)
+  # The answer's steps are among the candidates of their rounds.
+  for b in range(4):
+    steps = np.diff(found.answer.prefix_len[b])
+    for h, length in enumerate(steps[steps > 0]):
+      start = found.answer.prefix_len[b, h]
+      # An end token may have joined the step.
+      sampled = found.count[b, h, 0] == length
+      joined = found.count[b, h, 0] == length - 1
+      assert ((sampled | joined) & (found.start[b, h, 0] == start)).any()
+
+
+def test_alpha_0_does_not_look_at_the_prover(params, judge):
+  # K is traced: another prover is the same program.
+  found = [
+    find(params, dataclasses.replace(judge, k=k), alpha=0.0) for k in (1.0, 9.0)
+  ]
+  np.testing.assert_array_equal(*(x.rollout.tokens for x in found))
+  assert not np.allclose(found[0].q_prover, found[1].q_prover)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"settings": Settings(num_beams=1, num_steps=4)}, "max_steps, 3"),
+    ({"rows": ()}, r"shape \(0, 5\)"),
+    ({"max_step_tokens": 0}, "max_step_tokens is 0"),
+  ],
+)
+def test_bad_input(params, judge, change, message):
+  with pytest.raises(ValueError, match=message):
+    find(params, judge, **change)
