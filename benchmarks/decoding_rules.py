@@ -16,9 +16,8 @@ from unittest import mock
 
 from benchmarks import tpu_fit
 from pav_jax.models import partitioning
-from pav_jax.reporting import compile_report
-from pav_jax.reporting.hlo_costs import Costs
-from pav_jax.runs import tpu_topologies
+from tools import compile_report, tpu_topologies
+from tools.hlo_costs import Costs
 
 
 def of_a_token(model: str, topology: str) -> tuple[Costs, float]:

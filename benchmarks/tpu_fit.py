@@ -3,7 +3,7 @@
 python -m benchmarks.tpu_fit [--models=gemma2_2b,…] [--chips=v5e,…]
   [--stages=…] [--cache=DIR] [--only_print]
 
-Compiles the programs of `pav_jax/runs/compiled_programs.py` at the paper's
+Compiles the programs of `tools/compiled_programs.py` at the paper's
 sizes, on larger and larger slices, until one leaves a tenth of the chips'
 memory free; then prints the table of docs/tpu.md. No TPU is needed, and no
 weights, but libtpu, and for each program 20 to 80 seconds of a processor core.
@@ -27,17 +27,21 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import preset
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.reporting import compile_report
-from pav_jax.reporting.compile_report import GIB
-from pav_jax.runs import abstract_arrays, compiled_programs, tpu_topologies
-from pav_jax.runs.abstract_arrays import bytes_per_device
-from pav_jax.runs.compiled_programs import Program
 from pav_jax.search.judging import Judge
 from pav_jax.search.selection import Settings
 from pav_jax.training.language_arm import LanguageArm
 from pav_jax.training.rewards import Reward
 from pav_jax.training.sft import AdamW
 from pav_jax.training.updates import Gradient, NaturalGradient
+from tools import (
+  abstract_arrays,
+  compile_report,
+  compiled_programs,
+  tpu_topologies,
+)
+from tools.abstract_arrays import bytes_per_device
+from tools.compile_report import GIB
+from tools.compiled_programs import Program
 
 MODELS = ("gemma2_2b", "gemma2_9b", "gemma2_27b")
 CHIPS = ("v5e", "v6e", "v5p")

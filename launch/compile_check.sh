@@ -34,7 +34,7 @@ esac
 
 set_up
 # Beside the other packages: JAX looks for a TPU wherever it finds libtpu.
-export PYTHONPATH=$venv/libtpu${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$venv/libtpu:$root${PYTHONPATH:+:$PYTHONPATH}
 if ! "$python" -c 'import libtpu' &>/dev/null; then
   echo "Installing libtpu (once) ..." >&2
   log=$venv/install.log
@@ -58,4 +58,4 @@ shift
   echo "error: no gin file ${gin_file#"$root/"}" >&2
   exit 2
 }
-exec "$python" -m pav_jax.runs.compile_check --gin_file="$gin_file" "$@"
+exec "$python" -m tools.compile_check --gin_file="$gin_file" "$@"

@@ -200,7 +200,7 @@ def test_compile_check_brings_the_compiler_once(checkout):
   first = checkout.run(*CHECK, FAKE_SYS=absent)
   assert first.returncode == 0, first.stderr
   assert "Installing libtpu" in first.stderr
-  last = f"pav_jax.runs.compile_check --gin_file={GIN_FILE}"
+  last = f"tools.compile_check --gin_file={GIN_FILE}"
   assert checkout.modules_run()[-2:] == ["pip install", last]
   second = checkout.run(*CHECK, FAKE_SYS=there)
   assert checkout.modules_run() == [last]
@@ -214,7 +214,7 @@ def test_compile_check_hands_on_the_status_of_what_it_runs(checkout):
   python.write_text(
     python.read_text().replace(
       "    case $2 in",
-      '    [ "$2" = pav_jax.runs.compile_check ] && { printf "%s\\n" '
+      '    [ "$2" = tools.compile_check ] && { printf "%s\\n" '
       '"$JAX_PLATFORMS" "${@:3}"; exit 1; }\n    case $2 in',
     )
   )

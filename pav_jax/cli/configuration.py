@@ -181,11 +181,16 @@ def check_complete() -> None:
   parameters = inspect.signature(gin.get_configurable(selector)).parameters
   supplied = list(parameters)[:2]  # work directory and name
   required = list(dict.fromkeys(missing(selector, supplied)))
-  if required:
-    settings = " ".join(f"--gin.{name}=VALUE" for name in required)
+  macros = [name for name in required if "." not in name]
+  if macros:
+    settings = " ".join(f"--gin.{name}=VALUE" for name in macros)
     raise ValueError(
-      f"{' and '.join(required)} {'is' if len(required) == 1 else 'are'} "
-      f"required, expected {settings}, or a gin file that sets it"
+      f"{', '.join(macros)} {'is' if len(macros) == 1 else 'are'} required, "
+      f"expected {settings}"
+    )
+  if required:
+    raise ValueError(
+      f"nothing binds {', '.join(required)}, expected a gin file that does"
     )
 
 

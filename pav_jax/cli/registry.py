@@ -110,11 +110,6 @@ CONFIGURABLES = {
   "pav_jax.provers.verifier": {
     "load_verifier": "load",
   },
-  "pav_jax.runs.analyses": {
-    "pass_at_n": "pass_at_n",
-    "prover_strengths": "prover_strengths",
-    "sweep_provers": "sweep_provers",
-  },
   "pav_jax.runs.collect": {
     "collect": "collect",
   },
@@ -131,9 +126,6 @@ CONFIGURABLES = {
   "pav_jax.runs.fit_verifier": {
     "fit_verifier": "fit_verifier",
   },
-  "pav_jax.runs.outline": {
-    "Outline": "Outline",
-  },
   "pav_jax.runs.rejection": {
     "rejection_finetune": "rejection_finetune",
   },
@@ -145,18 +137,8 @@ CONFIGURABLES = {
     "fixed_verifier": "fixed_verifier",
     "grid": "grid",
   },
-  "pav_jax.runs.rl_regimes": {
-    "regime_map": "regime_map",
-  },
-  "pav_jax.runs.scaling": {
-    "Design": "Design",
-    "scaling": "scaling",
-  },
   "pav_jax.runs.search_arms": {
     "BeamArm": "Arm",
-  },
-  "pav_jax.runs.search_horizons": {
-    "horizon_curve": "horizon_curve",
   },
   "pav_jax.runs.show_traces": {
     "inspect_traces": "inspect_traces",

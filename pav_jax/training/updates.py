@@ -181,7 +181,7 @@ class NaturalGradient:
   """Natural gradient in sample space (Eq. 11), its step capped in KL.
 
   What keeps it both fast and stable (measured by
-  `gin/experiments/planted_step_control.gin`):
+  `studies/step_control/planted_step_control.gin`):
 
   *   Damping is large beside the Fisher matrix of a policy that has converged.
       There the update turns into gradient / damping, which vanishes as the

@@ -156,7 +156,7 @@ def test_bad_values_get_one_line(capsys, tmp_path, binding, message):
 @pytest.mark.usefixtures("clean_gin")
 def test_override_that_an_experiment_does_not_use_is_refused(tmp_path):
   # Each of its arms has an update of its own.
-  experiment = ROOT / "gin" / "experiments" / "planted_step_control.gin"
+  experiment = ROOT / "studies" / "step_control" / "planted_step_control.gin"
   with pytest.raises(ValueError, match="nothing uses the gin name UPDATE"):
     configuration.parse_gin([str(experiment)], ["UPDATE = @sgd/Gradient()"])
 
@@ -177,16 +177,58 @@ def test_gin_file_without_an_experiment_is_refused(capsys, tmp_path):
   assert "expected a gin file that binds run.experiment" in error
 
 
-def test_required_bindings_are_named(tmp_path):
-  # In a process without shape checks, whose wrappers hide gin.REQUIRED.
+@pytest.mark.usefixtures("clean_gin")
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (
+      'include "gin/runs/compare.gin"\nNUM_ITERATIONS = 3\n',
+      "nothing binds compare.policy, compare.problem, compare.arms, "
+      "compare.init_params, expected a gin file that does",
+    ),
+    (
+      'include "gin/runs/pav.gin"\n',
+      "FINE_TUNING, PROBLEM_FILE are required, expected "
+      "--gin.FINE_TUNING=VALUE --gin.PROBLEM_FILE=VALUE",
+    ),
+    # The run is named by a macro that nothing sets.
+    ("run.experiment = @compare\ncompare.seed = %SEED\n", "SEED is required"),
+  ],
+)
+def test_what_is_required_is_named_before_anything_runs(
+  capsys, tmp_path, text, message
+):
   file = tmp_path / "mine.gin"
-  file.write_text('include "gin/runs/compare.gin"\nNUM_ITERATIONS = 3\n')
-  result = run(tmp_path / "w", gin_file=file)
-  assert result.returncode == 2
-  assert result.stderr == (
-    "error: Required bindings for `compare` not provided in config: "
-    "['policy', 'problem', 'arms', 'init_params']\n"
-  )
+  file.write_text(text)
+  assert message in fails(capsys, tmp_path / "w", gin_file=file)
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_files_are_included_from_beside_the_file_first(tmp_path):
+  (tmp_path / "gin" / "runs").mkdir(parents=True)
+  (tmp_path / "gin" / "runs" / "compare.gin").write_text("compare.seed = 7\n")
+  file = tmp_path / "mine.gin"
+  file.write_bytes(b'\xef\xbb\xbfinclude "gin/runs/compare.gin"  # mine\n')
+  configuration.parse_gin([str(file)], [])
+  assert gin.query_parameter("compare.seed") == 7
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_a_file_that_includes_itself_is_refused(capsys, tmp_path):
+  file = tmp_path / "mine.gin"
+  file.write_text('include "mine.gin"\n')
+  assert "includes itself" in fails(capsys, tmp_path / "w", gin_file=file)
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_errors_name_the_file_and_the_line(capsys, tmp_path):
+  inner = tmp_path / "inner.gin"
+  inner.write_text("# comment\n\ncompare.num_seed = 3\n")
+  file = tmp_path / "mine.gin"
+  file.write_text('\ninclude "inner.gin"\n')
+  error = fails(capsys, tmp_path / "w", gin_file=file)
+  assert f"{inner} line 3: " in error and "did you mean num_seeds?" in error
 
 
 @pytest.mark.usefixtures("clean_gin")
@@ -216,11 +258,16 @@ def test_unknown_arguments_are_refused(capsys, argument, hint):
 @pytest.mark.usefixtures("clean_gin")
 @pytest.mark.parametrize(
   "path",
-  sorted((ROOT / "gin" / "experiments").glob("*.gin")),
+  sorted(
+    [
+      *(ROOT / "gin" / "experiments").glob("*.gin"),
+      *(path for path in ROOT.glob("studies/*/*.gin") if "_" in path.stem),
+    ]
+  ),
   ids=lambda path: path.stem,
 )
 def test_experiments_parse_and_say_their_command(path):
   configuration.parse_gin([str(path)], [])
   text = path.read_text()
   assert text.startswith("# ")
-  assert f"launch/local.sh gin/experiments/{path.name}" in text
+  assert f"launch/local.sh {path.relative_to(ROOT)}" in text
