@@ -42,6 +42,7 @@ if typing.TYPE_CHECKING:
   from pav_jax.verification import (
     auc,
     correlation,
+    error_correlation,
     expected_calibration_error,
     mean_squared_error,
     prefix_mask,
@@ -58,6 +59,7 @@ _MODULES = {
   "correlation": "verification",
   "distinguishability": "complementarity",
   "effective_reward": "advantages",
+  "error_correlation": "verification",
   "expected_calibration_error": "verification",
   "first_error": "thresholds",
   "first_error_scores": "thresholds",
@@ -91,6 +93,7 @@ __all__ = [
   "correlation",
   "distinguishability",
   "effective_reward",
+  "error_correlation",
   "expected_calibration_error",
   "first_error",
   "first_error_scores",

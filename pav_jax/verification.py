@@ -139,6 +139,58 @@ def correlation(
   return jnp.clip(_mean(x * y, mask) / spread, -1, 1)
 
 
+def error_correlation(
+  q_hat: Float[ArrayLike, "B P"],
+  q_exact: Float[ArrayLike, "B P"],
+  prefix_len: Int[ArrayLike, "B P"],
+  mask: Bool[ArrayLike, "B P-1"] | None = None,
+  *,
+  groups: Int[ArrayLike, "B"] | None = None,
+  axis: int | None = None,
+) -> Float[Array, "..."]:
+  """How far a verifier's error at a prefix persists after the next step.
+
+  The correlation of `q̂ − q` before a step and after it, over all steps. With
+  ρ of it, and errors that are as large before as after, effective rewards order
+  children of equally good parents better than `q̂` alone iff
+  `α / (1 + α) < 2 ρ`; the best is `α / (1 + α) = ρ`.
+
+  Args:
+    q_hat: values of the prefixes.
+    q_exact: what they should be: exact values, or accurate ones whose errors
+      are independent of one another and of the verifier's.
+    prefix_len: as of `Rollout`; repeated prefixes do not count.
+    mask: which steps count; None for all.
+    groups: of the rollouts, such as problem ids. Errors are then deviations
+      from their group's mean error at the step, for what is common to all
+      beams of a problem orders none of them.
+    axis: reduced; None for one number, 0 for one for each step.
+
+  Returns:
+    In [−1, 1]; NaN where errors are constant.
+
+  Raises:
+    ValueError: shapes do not match.
+  """
+  num_rows, num_prefixes = jnp.shape(q_hat)
+  for name, x in (("q_exact", q_exact), ("prefix_len", prefix_len)):
+    checks.check_shape(name, x, (num_rows, num_prefixes), "[B, P], as q_hat")
+  counts = steps.step_mask(prefix_len)
+  if mask is not None:
+    checks.check_shape("mask", mask, counts.shape, "[B, P - 1], of steps")
+    counts &= jnp.asarray(mask)
+  error = checks.widen(q_hat) - checks.widen(q_exact)
+  before, after = (
+    jnp.where(counts, x, 0) for x in (error[:, :-1], error[:, 1:])
+  )
+  if groups is not None:
+    checks.check_shape("groups", groups, (num_rows,), "[B]")
+    before, after = (
+      _deviations(x, counts, jnp.asarray(groups)) for x in (before, after)
+    )
+  return correlation(before, after, counts, axis=axis)
+
+
 def mean_squared_error(
   q_hat: Real[ArrayLike, "*B"],
   targets: Real[ArrayLike, "*#B"],
@@ -320,6 +372,16 @@ def _equal_mass_bins(q_hat, mask, num_bins: int):
   number = jnp.maximum(counts[..., -1:], 1)
   index = num_bins * (first + past - 1) // (2 * number)
   return jnp.take_along_axis(index, jnp.argsort(order, -1), -1)
+
+
+def _deviations(x, mask, groups):
+  """Entries less the mean of those of their group, column by column."""
+  _, groups = jnp.unique(groups, return_inverse=True, size=len(groups))
+  total, count = (
+    jax.ops.segment_sum(v, groups, len(groups))
+    for v in (jnp.where(mask, x, 0), mask.astype(x.dtype))
+  )
+  return jnp.where(mask, x - (total / jnp.maximum(count, 1))[groups], 0)
 
 
 def _rows(axis: int | None, mask, values, *others) -> list[Array]:

@@ -10,6 +10,7 @@ from pav_jax import verification as v
 auc = jax.jit(v.auc, static_argnames="axis")
 auc_by_group = jax.jit(v.auc_by_group, static_argnames=("num_groups", "axis"))
 correlation = jax.jit(v.correlation, static_argnames="axis")
+error_correlation = jax.jit(v.error_correlation, static_argnames="axis")
 mean_squared_error = jax.jit(v.mean_squared_error, static_argnames="axis")
 reliability_curve, expected_calibration_error = (
   jax.jit(
@@ -162,6 +163,90 @@ def test_correlation_with_a_constant_is_nan():
   assert np.isnan(correlation(other, constant, mask, axis=0)).all()
   got = correlation(other, other, mask, axis=0)
   assert np.isnan(got[0]) and (got[1:] > 0.999).all()
+
+
+def steps_of_lengths(lengths, num_steps):
+  """Offsets of responses of one token a step, after a problem of three."""
+  return 3 + np.minimum(np.arange(num_steps + 1), np.asarray(lengths)[:, None])
+
+
+def test_errors_before_and_after_steps_are_correlated_as_by_scipy():
+  rng = np.random.default_rng(2)
+  exact = rng.random((30, 4)).astype(np.float32)
+  bias = rng.normal(size=(30, 1))
+  q_hat = (exact + bias + rng.normal(size=(30, 4))).astype(np.float32)
+  lengths = rng.integers(0, 4, 30)
+  prefix_len = steps_of_lengths(lengths, 3)
+  past = np.arange(4) > lengths[:, None]
+  hidden = np.where(past, np.nan, q_hat)  # past the end anything may be
+  mask = rng.random((30, 3)) < 0.8
+  error = (q_hat - exact).astype(np.float64)
+  got = error_correlation(hidden, exact, prefix_len, mask, axis=0)
+  pairs = []
+  for h in range(3):
+    counts = (lengths > h) & mask[:, h]
+    pairs.append(error[counts, h : h + 2])
+    want = scipy.stats.pearsonr(*pairs[-1].T).statistic
+    np.testing.assert_allclose(got[h], want, rtol=1e-5)
+  want = scipy.stats.pearsonr(*np.concatenate(pairs).T).statistic
+  got = error_correlation(hidden, exact, prefix_len, mask)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_errors_common_to_a_group_are_no_correlation():
+  # Persistent errors of variance 1 and fresh ones of 2: ρ = 1 / 3. What all
+  # rows of a group share at a step is added, and must not count.
+  rng = np.random.default_rng(3)
+  num = 6000
+  groups = rng.integers(0, 1000, num) * 1000
+  shared = 5 * rng.normal(size=(1000, 1)) + rng.normal(size=(1000, 3))
+  error = rng.normal(size=(num, 1)) + 2**0.5 * rng.normal(size=(num, 3))
+  exact = rng.random((num, 3))
+  prefix_len = steps_of_lengths(np.full(num, 2), 2)
+
+  def measured(error, **settings):
+    q_hat = (exact + error).astype(np.float32)
+    return error_correlation(
+      q_hat, exact.astype(np.float32), prefix_len, **settings
+    )
+
+  within = 4 / (num * 2) ** 0.5
+  assert abs(measured(error) - 1 / 3) < within
+  error += shared[groups // 1000]
+  assert measured(error) > 0.8
+  assert abs(measured(error, groups=groups) - 1 / 3) < within
+  # By the definition, on some groups.
+  few = groups < 40_000
+  deviations = error[few].copy()
+  for group in np.unique(groups[few]):
+    member = groups[few] == group
+    deviations[member] -= deviations[member].mean(0)
+  before, after = deviations[:, :-1].ravel(), deviations[:, 1:].ravel()
+  want = scipy.stats.pearsonr(before, after).statistic
+  got = error_correlation(
+    (exact + error)[few].astype(np.float32),
+    exact[few].astype(np.float32),
+    prefix_len[few],
+    groups=groups[few],
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_errors_that_never_vary_have_no_correlation(no_shape_checks):
+  q = np.full((3, 3), 0.5, np.float32)
+  prefix_len = steps_of_lengths([2, 2, 2], 2)
+  assert np.isnan(v.error_correlation(q, q, prefix_len))
+  noisy = q + np.arange(9, dtype=np.float32).reshape(3, 3) ** 2
+  every_row_alone = np.arange(3)
+  assert np.isnan(
+    v.error_correlation(noisy, q, prefix_len, groups=every_row_alone)
+  )
+  with pytest.raises(ValueError, match="q_exact has shape"):
+    v.error_correlation(q, q[:, :2], prefix_len)
+  with pytest.raises(ValueError, match="groups has shape"):
+    v.error_correlation(q, q, prefix_len, groups=np.zeros(2, int))
+  with pytest.raises(ValueError, match="mask has shape"):
+    v.error_correlation(q, q, prefix_len, np.ones((3, 3), bool))
 
 
 def test_brier_score_by_hand_with_outcomes_of_rollouts():
