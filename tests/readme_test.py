@@ -14,6 +14,7 @@ DOCUMENTS = [
   ROOT / "README.md",
   ROOT / "CONTRIBUTING.md",
   *ROOT.glob("docs/*.md"),
+  *ROOT.glob("studies/*/*.md"),
 ]
 
 
@@ -46,7 +47,7 @@ def test_links_lead_somewhere(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_experiments_that_are_named_exist(path):
-  for name in re.findall(r"gin/[\w/]+\.gin", path.read_text()):
+  for name in re.findall(r"(?:gin|studies)/[\w/]+\.gin", path.read_text()):
     assert (ROOT / name).exists(), name
 
 

@@ -85,6 +85,9 @@ CONFIGURABLES = {
   "pav_jax.problems.prompt_format": {
     "PromptFormat": "PromptFormat",
   },
+  "pav_jax.problems.two_routes_text": {
+    "TwoRoutesText": "TwoRoutesText",
+  },
   "pav_jax.problems.vocabulary": {
     "Vocabulary": "Vocabulary",
   },
