@@ -11,6 +11,7 @@ import pav_jax
 
 PACKAGE = pathlib.Path(pav_jax.__file__).parent
 FLOORS = {
+  "credit": 0,
   "problems": 1,
   "models": 1,
   "data": 2,

@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pav_jax import advantages
 from pav_jax.checks import Leaf
+from pav_jax.credit import EffectiveReward
 from pav_jax.rollout import Rollout
 
 
@@ -48,11 +46,7 @@ class Reward:
       raise ValueError(
         f"reward kind is {self.kind!r}, expected 'advantage' or 'value'"
       )
-    if isinstance(self.alpha, int | float) and not math.isfinite(self.alpha):
-      raise ValueError(f"alpha is {self.alpha}, expected a finite number")
-    weight = self.negative_weight
-    if isinstance(weight, int | float) and not 0 <= weight < math.inf:
-      raise ValueError(f"negative_weight is {weight}, expected a number >= 0")
+    _ = self._credit  # refuses other numbers
     if self.num_rollouts < 0:
       raise ValueError(
         f"num_rollouts is {self.num_rollouts}, expected 0 or more"
@@ -68,10 +62,8 @@ class Reward:
     self, q_policy: Float[Array, "B H"], q_prover: Float[Array, "B P"]
   ) -> Float[Array, "B H"]:
     """The reward of every step, from the prover's values of all prefixes."""
-    term = (
-      advantages.step_advantages(q_prover)
-      if self.kind == "advantage"
-      else q_prover[..., 1:]
-    )
-    term = jnp.where(term < 0, self.negative_weight * term, term)
-    return advantages.effective_reward(q_policy, term, alpha=self.alpha)
+    return self._credit.of_values(q_policy, q_prover)
+
+  @property
+  def _credit(self) -> EffectiveReward:
+    return EffectiveReward(self.alpha, self.negative_weight, self.kind)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax import credit
 from pav_jax.policies.made_policy import MadeValue
 from pav_jax.problems.planted import Planted
 from pav_jax.rollout import Rollout
@@ -73,6 +74,66 @@ def test_learned_baseline_cannot_see_the_step_it_is_subtracted_from():
   )
 
 
+def test_several_steps_are_as_many_fits():
+  # Of a call that makes three steps, and of three that make one each.
+  key = jax.random.key(2)
+  once = baselines.LearnedBaseline(VALUE, num_steps=3)
+  thrice = baselines.LearnedBaseline(VALUE)
+  state = thrice.init(key)
+  for _ in range(3):
+    _, state = thrice(state, ROLLOUT, REWARDS)
+  _, got = once(once.init(key), ROLLOUT, REWARDS)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), got, state
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    once.fit(once.init(key), ROLLOUT, REWARDS),
+    got,
+  )
+
+
+def test_learned_credit_is_reward_less_prediction_and_learns_the_reward():
+  baseline = baselines.LearnedBaseline(VALUE, learning_rate=0.05)
+  learned = baselines.LearnedCredit(credit.outcome, baseline)
+  rollout = dataclasses.replace(ROLLOUT, outcome=jnp.array([1.0, 0.0, 1.0]))
+  state = credit.init(learned, jax.random.key(0))
+  rewards = credit.outcome(rollout)
+  predicted = VALUE.values(state[0], rollout)
+  weights, fitted = credit.apply(learned, state, rollout, None)
+  exists = np.array([[1, 1], [1, 0], [1, 1]], bool)
+  want = np.where(exists, rewards - predicted, 0)
+  np.testing.assert_allclose(weights, want, atol=1e-6)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+    fitted,
+    baseline(state, rollout, rewards)[1],
+  )
+
+
+def test_learned_gae_with_lambda_1_learns_the_success_rate():
+  # Then Â + V is the outcome. Step 1 starts in one state: 2 of 3 are right.
+  learned = baselines.LearnedGae(
+    baselines.LearnedBaseline(VALUE, learning_rate=0.05), gae_lambda=1.0
+  )
+  rollout = dataclasses.replace(ROLLOUT, outcome=jnp.array([1.0, 0.0, 1.0]))
+  state = credit.init(learned, jax.random.key(0))
+  weights, _ = credit.apply(learned, state, rollout, None)
+  want = credit.outcome(rollout) - VALUE.values(state[0], rollout)
+  np.testing.assert_allclose(weights[0], want[0], atol=1e-6)
+
+  @jax.jit
+  def fit(state):
+    return jax.lax.scan(
+      lambda state, _: (learned.apply(state, rollout, None)[1], None),
+      state,
+      length=300,
+    )[0]
+
+  values = VALUE.values(fit(state)[0], rollout)
+  np.testing.assert_allclose(values[:, 0], 2 / 3, atol=0.02)
+
+
 def test_bad_learning_rate_is_refused():
   with pytest.raises(ValueError, match=r"learning_rate is 0\.0"):
     baselines.LearnedBaseline(VALUE, learning_rate=0.0)
@@ -80,12 +141,12 @@ def test_bad_learning_rate_is_refused():
 
 def test_group_means_are_of_a_problems_samples():
   # Rows 0 and 2 answer problem 0, row 1 problem 1 alone. Left out, row 0 has
-  # row 2's rewards and the other way round; row 1 has nobody, so its own.
+  # row 2's rewards and the other way round; row 1 has nobody, so nothing.
   rollout = dataclasses.replace(ROLLOUT, problem_id=jnp.array([0, 1, 0]))
   with_own, _ = baselines.GroupMean()((), rollout, REWARDS)
   np.testing.assert_allclose(with_own, [[3.5, 6.0], [2.0, 100.0], [3.5, 6.0]])
   left_out, _ = baselines.GroupMean(own=False)((), rollout, REWARDS)
-  np.testing.assert_allclose(left_out, [[6.0, 8.0], [2.0, 100.0], [1.0, 4.0]])
+  np.testing.assert_allclose(left_out, [[6.0, 8.0], [0.0, 0.0], [1.0, 4.0]])
 
 
 def test_group_means_of_outcomes_leave_advantages_as_they_are():
