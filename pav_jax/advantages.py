@@ -30,7 +30,9 @@ def step_advantages(q: Float[ArrayLike, "*B P"]) -> Float[Array, "*B P-1"]:
     Advantages in [−1, 1], in `q`'s dtype.
 
   Raises:
-    ValueError: `q` has no axis of prefixes, or an empty one.
+    ValueError: `q` has no axis of prefixes, or an empty one; or holds a number
+      that is known while tracing and outside [0, 1]. NaN, for a value that is
+      not known, gives NaN.
   """
   _check_prefixes(q)
   q_wide = checks.widen(q)
@@ -51,7 +53,7 @@ def effective_reward(
   Args:
     q_policy: `Q^π(s_h, a_h)`, shape [..., H]: of the values of prefixes, those
       after a step, `q[..., 1:]`. In online RL one sampled outcome stands in for
-      it: `outcome[..., None]`, shape [..., 1].
+      it: `outcome[..., None]`, shape [..., 1], which alone is broadcast.
     adv_prover: `A^μ(s_h, a_h)`, shape [..., H], as from `step_advantages`.
     alpha: weight of progress, a finite number, possibly traced. 0 is
       outcome-only RL, and search by Q alone.
@@ -60,16 +62,17 @@ def effective_reward(
     Rewards in [−|α|, 1 + |α|], shape [..., H].
 
   Raises:
-    ValueError: the arguments differ in rank or do not broadcast; or `alpha` is
-      no scalar, or is known while tracing and not finite.
+    ValueError: `q_policy` has neither the shape of `adv_prover` nor that with
+      one step; or `alpha` is no scalar, or is known while tracing and not
+      finite.
   """
   known = checks.concrete_value(alpha)
   if jnp.ndim(alpha) or (known is not None and not math.isfinite(known)):
     raise ValueError(f"alpha is {alpha}; expected one finite number")
   ours, theirs = jnp.shape(q_policy), jnp.shape(adv_prover)
-  if len(ours) != len(theirs) or any(
-    m != n and 1 not in (m, n) for m, n in zip(ours, theirs, strict=True)
-  ):
+  # [1, B] beside [B, H] would broadcast where B is H, over the wrong axis.
+  one_outcome = (*theirs[:-1], 1) if theirs else ()
+  if ours not in (theirs, one_outcome):
     raise ValueError(
       f"q_policy has shape {ours} and adv_prover {theirs}; expected [..., H] "
       "both (one outcome per rollout enters as outcome[..., None])"
@@ -127,3 +130,4 @@ def _check_prefixes(q: ArrayLike) -> None:
   shape = jnp.shape(q)
   if not shape or shape[-1] < 1:
     raise ValueError(f"q has shape {shape}; expected [..., H + 1] with H >= 0")
+  checks.check_probabilities("q", q, allow_nan=True)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 # A scalar in a pytree that users build: a float or float32[] there, and
 # whatever leaf a transformation stores in its place.
@@ -43,6 +43,50 @@ def check_shape(
     )
 
 
+def check_probabilities(
+  name: str,
+  x: ArrayLike,
+  *,
+  where: ArrayLike = True,
+  allow_nan: bool = False,
+) -> None:
+  """Raises ValueError for a number that is known while tracing and no chance.
+
+  Args:
+    name: what the caller calls `x`.
+    x: numbers that should be in [0, 1], but for a few units of rounding.
+    where: which of them count; nothing is checked if this is traced.
+    allow_nan: whether NaN may stand for what is not known.
+  """
+  known, counts = concrete_value(x), concrete_value(where)
+  if known is None or counts is None:
+    return
+  known = np.asarray(known, np.float64)
+  rounding = 4 * float(jnp.finfo(float_dtype(x)).eps)
+  good = (known >= -rounding) & (known <= 1 + rounding)
+  bad = ~(good | (np.isnan(known) & allow_nan)) & counts
+  if bad.any():
+    raise ValueError(
+      f"{name} holds {known[bad][0]}; expected probabilities, from 0 to 1"
+    )
+
+
+def as_mask(name: str, x: ArrayLike) -> Bool[Array, "..."]:
+  """`x` as booleans; 0 and 1 will do.
+
+  Raises:
+    ValueError: it holds floats, or other integers that are known while tracing.
+  """
+  dtype = jnp.result_type(jnp.asarray(x))
+  known = concrete_value(x)
+  if not (jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+    raise ValueError(f"{name} has dtype {dtype}; expected booleans")
+  if known is not None and not ((known == 0) | (known == 1)).all():
+    wrong = known[(known != 0) & (known != 1)].ravel()[0]
+    raise ValueError(f"{name} holds {wrong}; expected booleans, or 0 and 1")
+  return jnp.asarray(x) != 0
+
+
 def widen(x: ArrayLike) -> Array:
   """Casts to the dtype of arithmetic: float32, or float64 if `x` has it."""
   x = jnp.asarray(x)
@@ -51,7 +95,11 @@ def widen(x: ArrayLike) -> Array:
 
 def float_dtype(*xs: ArrayLike) -> DTypeLike:
   """The dtype of a result computed from `xs`: theirs, float32 if integers."""
-  dtype = jnp.result_type(*xs)
+  dtype = jnp.result_type(
+    *(
+      x if np.isscalar(x) or hasattr(x, "dtype") else jnp.asarray(x) for x in xs
+    )
+  )
   return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32
 
 

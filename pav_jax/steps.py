@@ -1,7 +1,7 @@
 """Tokens and steps: which step a token belongs to, sums and spreads.
 
 Here and below `T` counts tokens, `H` steps and `P = H + 1` prefixes. Everything
-follows from `prefix_len` (`Rollout`): the step of 0-based index h owns
+follows from `prefix_len` (`rollout.Rollout`): the step of 0-based index h owns
 the tokens t with `prefix_len[h] <= t < prefix_len[h + 1]`. All functions
 compare positions instead of scattering, which suits TPUs, and take arbitrary
 leading dimensions, equal in all arguments.
@@ -33,7 +33,7 @@ def step_index(
   Raises:
     ValueError: `prefix_len` has no axis of prefixes, or an empty one.
   """
-  prefix_len = _checked(prefix_len)
+  prefix_len = _checked(prefix_len, num_tokens)
   ended = prefix_len[..., None, :] <= jnp.arange(num_tokens)[:, None]
   return jnp.sum(ended, axis=-1, dtype=jnp.int32)
 
@@ -56,7 +56,7 @@ def response_mask(
   Raises:
     ValueError: `prefix_len` has no axis of prefixes, or an empty one.
   """
-  prefix_len = _checked(prefix_len)
+  prefix_len = _checked(prefix_len, num_tokens)
   position = jnp.arange(num_tokens)
   return (prefix_len[..., :1] <= position) & (position < prefix_len[..., -1:])
 
@@ -82,6 +82,7 @@ def sum_over_steps(
   """
   prefix_len = _checked(prefix_len)
   checks.check_shape("x", x, (*prefix_len.shape[:-1], None), "[..., T]")
+  _checked(prefix_len, jnp.shape(x)[-1])
   owned = _owned(prefix_len, jnp.shape(x)[-1])
   sums = jnp.sum(jnp.where(owned, checks.widen(x)[..., None, :], 0), axis=-1)
   return sums.astype(checks.float_dtype(x))
@@ -108,7 +109,7 @@ def spread_over_tokens(
     ValueError: `w` does not have one entry per step, leading dimensions differ,
       or `prefix_len` has no prefixes.
   """
-  prefix_len = _checked(prefix_len)
+  prefix_len = _checked(prefix_len, num_tokens)
   *batch, num_prefixes = prefix_len.shape
   checks.check_shape("w", w, (*batch, num_prefixes - 1), "[..., H]")
   owned = _owned(prefix_len, num_tokens)
@@ -123,10 +124,28 @@ def _owned(prefix_len: Array, num_tokens: int) -> Array:
   return (start <= position) & (position < end)
 
 
-def _checked(prefix_len: ArrayLike) -> Array:
+def _checked(prefix_len: ArrayLike, num_tokens: int | None = None) -> Array:
+  """`prefix_len`, refused where what is known of it makes no steps."""
   shape = jnp.shape(prefix_len)
   if not shape or shape[-1] < 1:
     raise ValueError(
       f"prefix_len has shape {shape}; expected [..., H + 1] with H >= 0"
     )
-  return jnp.asarray(prefix_len)
+  array = jnp.asarray(prefix_len)
+  if not jnp.issubdtype(array.dtype, jnp.integer):
+    raise ValueError(f"prefix_len has dtype {array.dtype}; expected integers")
+  known = checks.concrete_value(prefix_len)
+  if known is not None and known.size:
+    if known.min() < 0 or (known[..., 1:] < known[..., :-1]).any():
+      row = known.reshape(-1, shape[-1])
+      wrong = (row[:, :1] < 0).any(-1) | (row[:, 1:] < row[:, :-1]).any(-1)
+      raise ValueError(
+        f"prefix_len has a row {row[wrong][0].tolist()}; expected numbers of "
+        "tokens, none less than the one before it"
+      )
+    if num_tokens is not None and known.max() > num_tokens:
+      raise ValueError(
+        f"prefix_len is up to {known.max()}; expected at most {num_tokens}, "
+        "the number of tokens"
+      )
+  return array

@@ -51,7 +51,9 @@ def first_error(
     ValueError: shapes do not match.
   """
   checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  below = (checks.widen(scores) < threshold) & jnp.asarray(mask)
+  below = (checks.widen(scores) < threshold) & checks.as_mask("mask", mask)
+  if not below.shape[-1]:
+    return jnp.full(below.shape[:-1], -1, jnp.int32)
   return jnp.where(below.any(-1), below.argmax(-1), -1).astype(jnp.int32)
 
 
@@ -111,9 +113,15 @@ def first_error_threshold(
   """
   checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
   checks.check_shape("labels", labels, jnp.shape(scores)[:1], "[N]")
+  mask = checks.as_mask("mask", mask)
   _check_labels_exist(mask, labels)
   scores, labels = checks.widen(scores), jnp.asarray(labels)
-  scores = jnp.where(mask, scores, jnp.inf)
+  # A step that nobody has, so that there is a last one where H is 0.
+  scores = jnp.pad(
+    jnp.where(mask, scores, jnp.inf),
+    ((0, 0), (0, 1)),
+    constant_values=jnp.inf,
+  )
   position = jnp.arange(scores.shape[-1])
   faulty = labels >= 0
   before = ~faulty[:, None] | (position < labels[:, None])
@@ -214,7 +222,8 @@ def _step_arguments(scores, outcome, mask):
   checks.check_shape("outcome", outcome, jnp.shape(scores)[:1], "[B]")
   scores = checks.widen(scores)
   outcome = jnp.asarray(outcome)[:, None] > 0
-  return scores, jnp.asarray(mask), jnp.broadcast_to(outcome, scores.shape)
+  mask = checks.as_mask("mask", mask)
+  return scores, mask, jnp.broadcast_to(outcome, scores.shape)
 
 
 def _harmonic(a, b):
@@ -240,7 +249,7 @@ def _check_labels_exist(mask, labels) -> None:
   if mask is None or labels is None:
     return
   inside = (labels >= -1) & (labels < mask.shape[-1])
-  if inside.all():
+  if inside.all() and mask.shape[-1]:
     at = np.maximum(labels, 0)[:, None]
     inside = (labels == -1) | np.take_along_axis(mask, at, -1)[:, 0]
   if not inside.all():

@@ -390,8 +390,9 @@ def _rows(axis: int | None, mask, values, *others) -> list[Array]:
   What the mask leaves out is 0.
   """
   values = checks.widen(values)
+  mask = checks.as_mask("mask", True if mask is None else mask)
   rows = []
-  for x in (True if mask is None else mask, values, *others):
+  for x in (mask, values, *others):
     try:
       x = jnp.broadcast_to(jnp.asarray(x), values.shape)
     except ValueError:

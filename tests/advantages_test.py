@@ -126,3 +126,32 @@ def test_first_pit_refuses_bad_input():
     advantages.first_pit(q, jnp.zeros(4), high=0.5)
   with pytest.raises(ValueError, match="q has shape"):
     advantages.step_advantages(jnp.zeros((2, 0)))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_values_that_are_no_probabilities_are_refused():
+  for q in ([[1.5, 3.0]], np.array([[0.5, -0.1]]), jnp.array([0.5, jnp.inf])):
+    with pytest.raises(ValueError, match="; expected probabilities"):
+      advantages.step_advantages(q)
+    with pytest.raises(ValueError, match="; expected probabilities"):
+      advantages.first_pit(q, np.zeros(np.shape(q)[:-1]), high=0.5)
+  # Rounding is no error, and what is not known stays unknown.
+  got = advantages.step_advantages(
+    np.float32([0.5, np.nextafter(1, 2), np.nan])
+  )
+  np.testing.assert_array_equal(np.isnan(got), [False, True])
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+  ("ours", "theirs"),
+  [((1, 3), (3, 3)), ((1, 3), (3, 1)), ((3, 3), (3, 1)), ((3,), (3, 3))],
+)
+def test_only_one_outcome_a_rollout_is_broadcast(ours, theirs):
+  # outcome[None] in place of outcome[:, None] fits where B is H.
+  with pytest.raises(ValueError, match="q_policy has shape"):
+    advantages.effective_reward(jnp.ones(ours), jnp.ones(theirs), alpha=1.0)
+  got = advantages.effective_reward(
+    jnp.ones((3, 1)), jnp.zeros((3, 3)), alpha=1.0
+  )
+  np.testing.assert_array_equal(got, jnp.ones((3, 3)))

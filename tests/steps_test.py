@@ -137,3 +137,30 @@ def test_no_steps_is_a_legal_number_of_steps():
 def test_shapes_that_would_broadcast_are_refused(call):
   with pytest.raises(ValueError, match=r"has shape .*expected"):
     call()
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+  ("prefix_len", "message"),
+  [
+    ([[1, 3, 2]], r"a row \[1, 3, 2\]; expected numbers of tokens, none less"),
+    ([[1, 2, 3], [-1, 0, 0]], r"a row \[-1, 0, 0\]"),
+    ([[1.0, 2.0, 3.0]], "dtype float32; expected integers"),
+    ([[1, 4, 9]], "up to 9; expected at most 5, the number of tokens"),
+  ],
+)
+def test_prefix_lengths_that_make_no_steps_are_refused(prefix_len, message):
+  prefix_len = np.array(prefix_len)
+  for call in (
+    lambda: steps.step_index(prefix_len, 5),
+    lambda: steps.response_mask(prefix_len, 5),
+    lambda: steps.sum_over_steps(np.zeros((len(prefix_len), 5)), prefix_len),
+    lambda: steps.spread_over_tokens(
+      np.zeros((len(prefix_len), 2)), prefix_len, 5
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      call()
+  if "tokens" not in message.split()[-1]:
+    with pytest.raises(ValueError, match=message):
+      steps.step_mask(prefix_len)

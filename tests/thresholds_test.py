@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -178,3 +179,27 @@ def test_bad_input_is_refused():
     thresholds.outcome_thresholds(scores, np.full(2, 0.5), mask)
   with pytest.raises(ValueError, match="thresholds has shape"):
     thresholds.outcome_errors(scores, np.zeros(2), mask, thresholds=np.zeros(2))
+
+
+def test_responses_without_steps_have_no_error():
+  scores, mask = jnp.zeros((2, 0)), jnp.zeros((2, 0), bool)
+  got = thresholds.first_error(scores, mask, threshold=0.5)
+  np.testing.assert_array_equal(got, [-1, -1])
+  assert got.dtype == jnp.int32
+  labels = np.array([-1, -1])
+  threshold = thresholds.first_error_threshold(scores, mask, labels)
+  assert jnp.isnan(threshold)  # no sample has an error
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_masks_are_booleans_or_0_and_1():
+  scores = jnp.array([[0.1, 0.9]])
+  for mask in (np.array([[1, 0]]), np.array([[True, False]]), [[1, 0]]):
+    got = thresholds.first_error(scores, mask, threshold=0.5)
+    np.testing.assert_array_equal(got, [0])
+  for mask, message in (
+    (np.array([[2, 0]]), "mask holds 2; expected booleans"),
+    (np.array([[1.0, 0.0]]), "mask has dtype float32; expected booleans"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      thresholds.first_error(scores, mask, threshold=0.5)

@@ -65,6 +65,50 @@ def test_gradient_by_q_is_right_at_the_ends(k, at_0, at_half, at_1):
   np.testing.assert_allclose(got, [at_0, at_half, at_1], rtol=1e-6, atol=1e-15)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_second_and_third_derivatives_by_q_are_right_at_the_ends(k):
+  # −K (K − 1) (1 − q)^(K−2) and K (K − 1) (K − 2) (1 − q)^(K−3).
+  second = jax.grad(jax.grad(values.best_of_k))
+  third = jax.grad(second)
+  for q in (0.0, 0.5, 1.0):
+    want = -k * (k - 1) * (1 - q) ** (k - 2) if k > 1 else 0
+    np.testing.assert_allclose(second(q, float(k)), want, rtol=1e-6, atol=1e-9)
+    want = k * (k - 1) * (k - 2) * (1 - q) ** (k - 3) if k > 2 else 0
+    np.testing.assert_allclose(third(q, float(k)), want, rtol=1e-6, atol=1e-9)
+
+
+def test_mixed_second_derivative_at_the_lower_end():
+  # d/dK K (1 − q)^(K−1) is 1 at q = 0, either way round.
+  for by in ((0, 1), (1, 0)):
+    got = jax.grad(jax.grad(values.best_of_k, by[0]), by[1])(0.0, 3.0)
+    np.testing.assert_allclose(got, 1.0, rtol=1e-6)
+
+
+def test_infinitely_many_samples_find_what_is_possible():
+  q = jnp.array([0.0, 1e-30, 0.5, 1.0])
+  for k in (np.inf, jnp.float32(np.inf)):
+    np.testing.assert_array_equal(values.best_of_k(q, k), [0, 1, 1, 1])
+  grad = jax.vmap(jax.grad(values.best_of_k), in_axes=(0, None))
+  np.testing.assert_array_equal(grad(q, jnp.inf), [np.inf, 0, 0, 0])
+  logit = jnp.array([-jnp.inf, -50.0, 0.0, jnp.inf])
+  got = values.best_of_k_from_logit(logit, np.inf)
+  np.testing.assert_array_equal(got, [0, 1, 1, 1])
+
+
+def test_unknown_values_stay_unknown():
+  assert jnp.isnan(values.best_of_k(jnp.nan, 3))
+  assert jnp.isnan(values.best_of_k_from_logit(jnp.nan, 3))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_lists_are_arrays():
+  # 1 − (1/2)^2 and 1 − (3/4)^2.
+  got = values.best_of_k([0.5, 0.25], [2, 2])
+  np.testing.assert_allclose(got, [0.75, 0.4375], rtol=1e-6)
+  np.testing.assert_allclose(values.best_of_k_from_logit([0.0], 2), [0.75])
+  np.testing.assert_allclose(values.pass_at_k([1, 2], [2, 2], 1), [0.5, 1])
+
+
 def test_gradient_by_k_is_right_at_the_ends():
   # d/dK = −(1 − q)^K log(1 − q): ln(2)/8 at q = 1/2, K = 3; 0 at both ends.
   grad = jax.grad(values.best_of_k, argnums=1)
@@ -158,3 +202,22 @@ def test_fewer_than_one_sample_is_refused_inside_jit_too(k):
   for fn in (values.best_of_k, values.best_of_k_from_logit):
     with pytest.raises(ValueError, match="expected a number of samples K >= 1"):
       jax.jit(lambda q, fn=fn: fn(q, k))(jnp.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32])
+def test_counts_in_small_and_unsigned_integers(dtype):
+  # 100 + 100 is beyond int8, and 3 − 100 below 0.
+  for c, n, k in ((100, 100, 100), (3, 120, 100), (100, 120, 3), (0, 100, 7)):
+    got = values.pass_at_k(dtype(c), dtype(n), dtype(k))
+    np.testing.assert_allclose(got, pass_at_k_by_counting(c, n, k), rtol=1e-5)
+
+
+def test_counts_may_be_whole_floats_and_nothing_between():
+  # As of `StepTargets.num_correct`.
+  got = values.pass_at_k(np.float32(3), np.float32(10), np.float32(4))
+  np.testing.assert_allclose(got, pass_at_k_by_counting(3, 10, 4), rtol=1e-6)
+  for args in ((2.5, 10, 4), (3, 10.5, 4), (3, 10, 1.5), (np.nan, 10, 4)):
+    with pytest.raises(ValueError, match="expected whole numbers"):
+      values.pass_at_k(*args)
+    traced = jax.jit(values.pass_at_k)(*map(jnp.float32, args))
+    assert jnp.isnan(traced)
