@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +143,261 @@ def test_kl_penalty_ignores_what_lies_outside_the_response():
   np.testing.assert_array_equal(grad, 0)
 
 
+# --- averages, forms and ratios -----------------------------------------------
+
+LOGP = jnp.array([[9.0, -1, -2, -4, 9], [9, 9, -8, 9, 9]])
+WEIGHTS = jnp.array([[2.0, 3], [5, 7]])
+# Of the two responses: −(2·3 + 3·4) = −18 in 3 tokens, −5·8 = −40 in 1.
+
+
+@pytest.mark.parametrize(
+  ("normalization", "want"),
+  [
+    ("responses", (18 + 40) / 2),
+    ("sequences", (18 / 3 + 40 / 1) / 2),
+    ("tokens", (18 + 40) / 4),
+    (8, (18 + 40) / 2 / 8),
+  ],
+)
+def test_averages_by_hand(normalization, want):
+  got = losses.policy_gradient_loss(
+    LOGP, WEIGHTS, PREFIX_LEN, normalization=normalization
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  # A KL of r = −log 2 … a token averages likewise: each token has 1 − log 2.
+  kl = losses.kl_penalty(
+    LOGP, LOGP + jnp.log(2.0), PREFIX_LEN, normalization=normalization
+  )
+  scale = {"responses": 2, "sequences": 1, "tokens": 1, 8: 1 / 4}
+  np.testing.assert_allclose(
+    kl, scale[normalization] * (1 - np.log(2)), rtol=1e-5
+  )
+
+
+def test_token_weights_leave_out_tokens_and_their_length():
+  # Tokens 2 and 3 of the first response: −(2·2 + 3·4) of two tokens.
+  weight = jnp.array([[1.0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+  logp = jnp.where(weight > 0, LOGP, jnp.nan)
+  for normalization, want in (
+    ("responses", 28),
+    ("sequences", 24),
+    ("tokens", 56 / 3),
+  ):
+    got = losses.policy_gradient_loss(
+      logp,
+      WEIGHTS,
+      PREFIX_LEN,
+      normalization=normalization,
+      token_weights=weight,
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_clipped_surrogate_by_hand():
+  # Ratios of tokens 3/2, 1/2, 1 and 3/2; bounds .8 and 1.28. Weights 2, 2, 3
+  # and −5: min(3, 2.56), min(1, 1.6), 3 and min(−7.5, −6.4).
+  sampled = jnp.where(jnp.arange(5) > 0, LOGP, 0.0)
+  ratio = jnp.array([[1, 1.5, 0.5, 1, 1], [1, 1, 1.5, 1, 1]])
+  weights = WEIGHTS * jnp.array([[1], [-1]])
+  fn = jax.value_and_grad(losses.clipped_policy_gradient_loss)
+  loss, grad = fn(
+    sampled + jnp.log(ratio), sampled, weights, PREFIX_LEN, clip_high=0.28
+  )
+  np.testing.assert_allclose(loss, -(2.56 + 1 + 3 - 7.5) / 2, rtol=1e-5)
+  # No gradient where the minimum is the clipped ratio.
+  want = -np.array([[0, 0, 1, 3, 0], [0, 0, -7.5, 0, 0]]) / 2
+  np.testing.assert_allclose(grad, want, rtol=1e-5)
+  # Of steps: the first has 3/4, below .8, and gains.
+  loss = losses.clipped_policy_gradient_loss(
+    sampled + jnp.log(ratio), sampled, weights, PREFIX_LEN, level="steps"
+  )
+  np.testing.assert_allclose(loss, -(0.75 * 2 + 3 - 7.5) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["tokens", "steps"])
+@pytest.mark.parametrize("normalization", ["responses", "sequences", "tokens"])
+def test_on_policy_nothing_is_clipped(level, normalization):
+  got = jax.grad(losses.clipped_policy_gradient_loss)(
+    LOGP, LOGP, WEIGHTS, PREFIX_LEN, level=level, normalization=normalization
+  )
+  want = jax.grad(losses.policy_gradient_loss)(
+    LOGP, WEIGHTS, PREFIX_LEN, normalization=normalization
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_importance_ratios_are_truncated_products_of_a_step():
+  # Token ratios 3, 1/2; 4; and 1/8 of one step each: 3/2, 4, 1/8.
+  ratio = jnp.array([[9, 3, 0.5, 4, 9], [9, 9, 0.125, 9, 9]])
+  args = LOGP + jnp.log(ratio), LOGP, PREFIX_LEN
+  got = losses.importance_ratios(*args, max_ratio=2.0)
+  np.testing.assert_allclose(got, [[1.5, 2], [0.125, 1]], rtol=1e-5)
+  got = losses.importance_ratios(*args, max_ratio=2.0, level="tokens")
+  want = [[1, 2, 0.5, 2, 1], [1, 1, 0.125, 1, 1]]
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  grad = jax.grad(
+    lambda logp: losses.importance_ratios(
+      logp, LOGP, PREFIX_LEN, max_ratio=9.0
+    ).sum()
+  )(LOGP)
+  np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.fixture(scope="module")
+def divergences(process):
+  """Exact means of estimates over a process's responses, and of gradients."""
+  logits, ref = jax.random.normal(jax.random.key(3), (2, process.num_states, 3))
+  probs = jax.nn.softmax(logits)
+  visits = jax.jit(tabular.state_visits)(process, probs)
+  rollout, prob = jax.jit(tabular.all_rollouts)(process, probs)
+
+  def estimate(logits, form):
+    per_response = jax.vmap(functools.partial(losses.kl_penalty, form=form))(
+      token_logp(process, logits, rollout)[:, None],
+      token_logp(process, ref, rollout)[:, None],
+      rollout.prefix_len[:, None],
+    )
+    return prob @ per_response
+
+  def exact(logits, other, reverse=False):
+    p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
+    p, q = (q, p) if reverse else (p, q)
+    return visits @ jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+  return logits, ref, estimate, exact
+
+
+@pytest.mark.parametrize("form", ["k1", "k3", "k1+", "k3+"])
+def test_unbiased_forms_have_the_value_of_the_divergence(divergences, form):
+  logits, ref, estimate, exact = divergences
+  np.testing.assert_allclose(
+    estimate(logits, form), exact(logits, ref), rtol=1e-5
+  )
+
+
+def test_gradients_of_the_forms_are_what_the_docstring_says(divergences):
+  logits, ref, estimate, exact = divergences
+  grad = jax.grad(estimate)
+  ahead = jax.grad(exact)(logits, ref)
+  for form in ("k2", "k1+", "k3+"):
+    np.testing.assert_allclose(grad(logits, form), ahead, atol=2e-6)
+  np.testing.assert_allclose(grad(logits, "k1"), 0, atol=2e-6)
+  reverse = jax.grad(functools.partial(exact, reverse=True))(logits, ref)
+  np.testing.assert_allclose(grad(logits, "k3"), reverse, atol=2e-6)
+
+
+def test_kl_of_older_samples_is_unbiased_with_their_ratios(process):
+  # Responses of another policy, weighted by its probabilities: the KL of π at
+  # the states which that one visits, and its gradient.
+  logits, ref, old = jax.random.normal(
+    jax.random.key(5), (3, process.num_states, 3)
+  )
+  probs = jax.nn.softmax(old)
+  visits = jax.jit(tabular.state_visits)(process, probs)
+  rollout, prob = jax.jit(tabular.all_rollouts)(process, probs)
+
+  def exact(logits):
+    p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(ref)
+    return visits @ jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+  def estimate(logits):
+    logp = token_logp(process, logits, rollout)
+    ratios = losses.importance_ratios(
+      logp, rollout.logp, rollout.prefix_len, max_ratio=1e9
+    )
+    per_response = jax.vmap(
+      lambda *args: losses.kl_penalty(*args[:3], ratios=args[3])
+    )(
+      logp[:, None],
+      token_logp(process, ref, rollout)[:, None],
+      rollout.prefix_len[:, None],
+      ratios[:, None],
+    )
+    return prob @ per_response
+
+  value, grad = jax.jit(jax.value_and_grad(estimate))(logits)
+  np.testing.assert_allclose(value, exact(logits), rtol=1e-5)
+  np.testing.assert_allclose(grad, jax.grad(exact)(logits), atol=2e-6)
+
+
+def test_kl_rewards_are_log_ratios_of_steps():
+  # log π − log π_ref is 1 on every token: 2 and 1 in the first response.
+  got = losses.kl_rewards(LOGP, LOGP - 1, PREFIX_LEN)
+  np.testing.assert_allclose(got, [[2, 1], [1, 0]])
+
+
+def test_kl_is_infinite_where_the_reference_cannot_follow():
+  # And its gradient pushes without end; nothing is NaN.
+  logp = jnp.full((2, NUM_TOKENS), -1.0)
+  ref = logp.at[0, 2].set(-jnp.inf)
+  for form in ("k1", "k2", "k3", "k1+", "k3+"):
+    value, grad = jax.value_and_grad(losses.kl_penalty)(
+      logp, ref, PREFIX_LEN, form=form
+    )
+    assert value == jnp.inf
+    assert not jnp.isnan(grad).any()
+  assert (losses.kl_rewards(logp, ref, PREFIX_LEN)[0, 0]) == jnp.inf
+  # A token that neither can give has no part.
+  both = losses.kl_penalty(ref, ref, PREFIX_LEN)
+  assert both == 0
+
+
+@pytest.mark.parametrize(
+  "normalization", ["responses", "sequences", "tokens", 8]
+)
+def test_a_batch_of_no_rollouts_has_a_loss_of_0(normalization):
+  tokens, per_step = jnp.zeros((0, 5)), jnp.zeros((0, 2))
+  prefix_len = np.zeros((0, 3), np.int32)
+  for loss in (
+    losses.policy_gradient_loss(
+      tokens, per_step, prefix_len, normalization=normalization
+    ),
+    losses.clipped_policy_gradient_loss(
+      tokens, tokens, per_step, prefix_len, normalization=normalization
+    ),
+    losses.kl_penalty(tokens, tokens, prefix_len, normalization=normalization),
+    losses.value_loss(per_step, per_step, prefix_len),
+    losses.verifier_loss(jnp.zeros((0, 3)), jnp.zeros((0, 3)), prefix_len),
+  ):
+    assert loss == 0
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (
+      lambda: losses.kl_penalty(LOGP, LOGP, PREFIX_LEN, form="k4"),
+      "form is 'k4', expected 'k1'",
+    ),
+    (
+      lambda: losses.kl_penalty(LOGP, LOGP, PREFIX_LEN, normalization="mean"),
+      "normalization is 'mean', expected 'responses'",
+    ),
+    (
+      lambda: losses.policy_gradient_loss(
+        LOGP, WEIGHTS, PREFIX_LEN, normalization=0
+      ),
+      "normalization is 0, expected a positive number",
+    ),
+    (
+      lambda: losses.importance_ratios(
+        LOGP, LOGP, PREFIX_LEN, max_ratio=2.0, level="rows"
+      ),
+      "level is 'rows'",
+    ),
+    (
+      lambda: losses.clipped_policy_gradient_loss(
+        LOGP, LOGP, WEIGHTS, PREFIX_LEN, level="rows"
+      ),
+      "level is 'rows'",
+    ),
+  ],
+)
+def test_unknown_forms_are_refused(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
+
+
 def cross_entropy(logit, label):
   logit = np.float64(logit)
   return np.logaddexp(0, logit) - label * logit
@@ -198,6 +455,46 @@ def test_verifier_loss_where_equals_cutting_out_and_ignores_missing_labels():
   np.testing.assert_array_equal(grad == 0, ~where | (LOGITS == 99))
   none = np.zeros_like(where)
   assert losses.verifier_loss(LOGITS, labels, PREFIX_LEN, where=none) == 0
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 1.5, -0.25, np.inf])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_verifier_loss_refuses_labels_that_are_no_chances(wrong, balanced):
+  labels = LABELS.copy()
+  labels[1, 1] = wrong
+  loss = functools.partial(losses.verifier_loss, balanced=balanced)
+  with pytest.raises(ValueError, match="; expected probabilities"):
+    loss(LOGITS, labels, PREFIX_LEN)
+  # A trace cannot refuse: the loss says so, and not its gradient alone.
+  assert jnp.isnan(jax.jit(loss)(LOGITS, labels, PREFIX_LEN))
+  # Where it does not count it may be anything, past the end too.
+  where = np.ones_like(labels, bool)
+  where[1, 1] = False
+  assert jnp.isfinite(loss(LOGITS, labels, PREFIX_LEN, where=where))
+  labels = LABELS.copy()
+  labels[1, 2] = wrong
+  np.testing.assert_array_equal(
+    loss(LOGITS, labels, PREFIX_LEN), loss(LOGITS, LABELS, PREFIX_LEN)
+  )
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_verifier_loss_takes_masks_of_0_and_1():
+  where = np.array([[1, 1, 0], [1, 0, 1]])
+  want = losses.verifier_loss(LOGITS, LABELS, PREFIX_LEN, where=where > 0)
+  for dtype in (np.int32, np.uint8):
+    got = losses.verifier_loss(
+      LOGITS, LABELS, PREFIX_LEN, where=where.astype(dtype)
+    )
+    assert got == want
+  with pytest.raises(ValueError, match="where holds 2; expected booleans"):
+    losses.verifier_loss(LOGITS, LABELS, PREFIX_LEN, where=2 * where)
+  with pytest.raises(ValueError, match="where has dtype float32; expected"):
+    losses.verifier_loss(LOGITS, LABELS, PREFIX_LEN, where=where * 1.0)
+  traced = jax.jit(
+    lambda where: losses.verifier_loss(LOGITS, LABELS, PREFIX_LEN, where=where)
+  )
+  assert traced(2 * where) == want
 
 
 def test_verifier_loss_keeps_extreme_logits_finite_and_exact():
