@@ -5,15 +5,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, PyTree
 
 from pav_jax import checks
 
 
 def softmax_update(
-  logits: Float[Array, "*B A"],
-  q_policy: Float[Array, "*B A"],
-  adv_prover: Float[Array, "*B A"],
+  logits: Float[ArrayLike, "*B A"],
+  q_policy: Float[ArrayLike, "*B A"],
+  adv_prover: Float[ArrayLike, "*B A"],
   *,
   alpha: float | Float[Array, ""],
   step_size: float | Float[Array, ""],
@@ -33,10 +34,11 @@ def softmax_update(
   Returns:
     [..., A], the new logits, normalised so that their exponentials sum to 1.
   """
-  if not logits.shape == q_policy.shape == adv_prover.shape:
+  shapes = [jnp.shape(x) for x in (logits, q_policy, adv_prover)]
+  if not shapes[0] == shapes[1] == shapes[2]:
     raise ValueError(
-      f"logits {logits.shape}, q_policy {q_policy.shape} and adv_prover "
-      f"{adv_prover.shape} must have one shape"
+      f"logits {shapes[0]}, q_policy {shapes[1]} and adv_prover {shapes[2]} "
+      "must have one shape"
     )
   effective_reward = checks.widen(q_policy) + alpha * checks.widen(adv_prover)
   new_logits = checks.widen(logits) + step_size * effective_reward
@@ -49,8 +51,8 @@ class Diagnostics(NamedTuple):
 
   Attributes:
     residual: ‖w − (JJᵀ + damping·N·I) z‖ / ‖w‖; 0 for an exact solve.
-    predicted_kl: nats per sample, ½ dᵀFd, the second-order KL(π‖π') of adding
-      the whole update d; that of adding c·d is c² times it.
+    predicted_kl: nats per sample that counts, ½ dᵀFd, the second-order KL(π‖π')
+      of adding the whole update d; that of adding c·d is c² times it.
     improvement: gᵀd, the first-order gain of the weighted objective.
   """
 
@@ -67,6 +69,7 @@ def natural_gradient(
   damping: float | Float[Array, ""],
   num_cg_steps: int,
   tol: float = 1e-5,
+  where: Bool[ArrayLike, "..."] | None = None,
 ) -> tuple[PyTree, Diagnostics]:
   """Solves (F + damping·I) d = g in the space of samples (Eq. 11, 12).
 
@@ -85,21 +88,22 @@ def natural_gradient(
 
   Args:
     logp_fn: params -> log-probabilities of the sampled steps in nats, any
-      shape. A step that does not exist must have a constant log-probability
-      (0, say); it then has no influence on d beyond counting in N.
+      shape.
     params: pytree at which to linearise.
     weights: effective rewards of the steps, less a baseline, shaped like the
       log-probabilities.
     damping: > 0, in units of F's eigenvalues.
     num_cg_steps: most conjugate-gradient iterations.
     tol: stop when the residual is below tol·‖w‖.
+    where: which samples count, in N and at all; None for all. With it room for
+      steps that do not exist changes neither d nor its KL.
 
   Returns:
     `(d, diagnostics)`; d is an ascent direction with the structure of params.
 
   Raises:
-    ValueError: if shapes of weights and log-probabilities differ, num_cg_steps
-      is not positive, or a damping known at trace time is not.
+    ValueError: if shapes of weights, `where` and log-probabilities differ,
+      num_cg_steps is not positive, or a damping known at trace time is not.
   """
   if num_cg_steps < 1:
     raise ValueError(f"num_cg_steps is {num_cg_steps}, expected at least 1")
@@ -112,18 +116,24 @@ def natural_gradient(
       f"weights have shape {weights.shape}, expected {logp.shape}, the shape "
       "of the steps' log-probabilities"
     )
+  if where is not None:
+    checks.check_shape("where", where, logp.shape, "that of weights")
   transpose = jax.linear_transpose(jvp_fn, params)
   dtype = checks.widen(logp).dtype  # of vectors over samples
   weights = jax.lax.stop_gradient(weights).astype(dtype)
-  ridge = jnp.asarray(damping * logp.size, dtype)
+  counts = jnp.broadcast_to(True if where is None else where, logp.shape)
+  weights = jnp.where(counts, weights, 0)
+  number = jnp.maximum(jnp.sum(counts), 1).astype(dtype)
+  ridge = jnp.asarray(damping * number, dtype)
 
+  # Vectors over samples are 0 where no sample counts, and stay so.
   def vjp_fn(sample_vector):
     (cotangent,) = transpose(sample_vector.astype(logp.dtype))
     return cotangent
 
   solved = _conjugate_gradients(
     vjp_fn,
-    lambda update: jvp_fn(update).astype(dtype),
+    lambda update: jnp.where(counts, jvp_fn(update), 0).astype(dtype),
     weights,
     ridge=ridge,
     num_steps=num_cg_steps,
@@ -134,8 +144,8 @@ def natural_gradient(
   residual = jnp.linalg.norm(solved.residual)
   return update, Diagnostics(
     residual=residual / jnp.maximum(jnp.linalg.norm(weights), tiny),
-    predicted_kl=0.5 * jnp.mean(solved.change**2),
-    improvement=jnp.mean(weights * solved.change),
+    predicted_kl=0.5 * (jnp.sum(solved.change**2) / number),
+    improvement=jnp.sum(weights * solved.change) / number,
   )
 
 

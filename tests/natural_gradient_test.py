@@ -314,7 +314,7 @@ def test_with_much_damping_it_is_the_plain_gradient(dense):
 
 
 @pytest.mark.usefixtures("float64")
-def test_steps_that_do_not_exist_only_count():
+def test_constant_log_probabilities_only_count():
   # N' samples, all but N of them constant: what they weigh must not matter, and
   # λN' = (λN'/N) N makes them equal to being cut out at another damping.
   params, x, chosen, weights = network()
@@ -341,6 +341,51 @@ def test_steps_that_do_not_exist_only_count():
     w = np.full((4, 6), filler)
     w[exists] = weights
     np.testing.assert_allclose(solve(padded, w, 0.1), want, rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_samples_that_do_not_count_are_cut_out():
+  # As above, told which count: the same d, KL and gain at the same damping,
+  # whatever log-probabilities and weights the others have.
+  params, x, chosen, weights = network()
+  params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
+  x, weights = np.asarray(x, np.float64), np.asarray(weights, np.float64)
+  counts = np.arange(24).reshape(4, 6) % 6 < 4
+
+  def solve(fn, w, where=None):
+    return jax.jit(
+      lambda p, w: natural_gradient(
+        fn, p, w, damping=0.1, num_cg_steps=100, tol=1e-12, where=where
+      )
+    )(params, w)
+
+  def cut_out(p):
+    return network_logp(p, x, chosen)
+
+  def padded(p):
+    filler = jnp.broadcast_to(jnp.sum(p["hidden"][1]), (4, 2))
+    return jnp.concatenate([cut_out(p).reshape(4, 4), filler], axis=1)
+
+  want, expected = solve(cut_out, weights)
+  w = np.full((4, 6), np.nan)
+  w[counts] = weights
+  got, diagnostics = solve(padded, w, counts)
+  np.testing.assert_allclose(flat(got), flat(want), rtol=0, atol=1e-10)
+  np.testing.assert_allclose(diagnostics[1:], expected[1:], rtol=1e-9)
+
+
+def test_no_sample_no_step():
+  params, x, chosen, weights = network()
+  update, diagnostics = natural_gradient(
+    lambda p: network_logp(p, x, chosen),
+    params,
+    weights,
+    damping=0.1,
+    num_cg_steps=2,
+    where=jnp.zeros(NUM_SAMPLES, bool),
+  )
+  assert not flat(update).any()
+  assert not any(float(x) for x in diagnostics)
 
 
 def assert_close(first, second):
@@ -500,6 +545,7 @@ def test_bfloat16_parameters_are_solved_for_in_float32(dense):
     ({"damping": jnp.float32(0)}, "damping is 0.0, expected more than 0"),
     ({"weights": jnp.ones(3)}, r"weights have shape \(3,\), expected \(16,\)"),
     ({"weights": jnp.ones((16, 1))}, r"shape \(16, 1\), expected \(16,\)"),
+    ({"where": jnp.ones(3, bool)}, r"where has shape \(3,\); expected \(16\)"),
   ],
 )
 def test_bad_input_is_refused(kwargs, message):

@@ -24,6 +24,7 @@ from pav_jax.provers.monte_carlo import MonteCarlo
 from pav_jax.rollout import Rollout
 from pav_jax.training.baselines import BatchMean
 from pav_jax.training.state import TrainState
+from pav_jax.training.updates import Batch
 
 Algorithm = tuple[Any, Any, Any]  # reward, update and baseline of an Arm
 
@@ -35,8 +36,7 @@ class Arm:
   Attributes:
     name: what reports call it.
     reward: `(key, rollout, q_policy) -> [B, H]`, as `training.rewards.Reward`.
-    update: `init(params)` and `(params, state, logp_fn, rollout, weights)`, see
-      `training.updates`.
+    update: an `updates.Update`.
     baseline: `init(key)` and `(state, rollout, rewards)`, see
       `training.baselines`.
   """
@@ -102,7 +102,10 @@ def follow(
   state: TrainState,
   rollout: Rollout,
   rewards: Float[Array, "B H"],
-  **options: Any,
+  *,
+  logp_ref: Float[Array, "B T"] | None = None,
+  off_policy: bool = False,
+  scale: float | Float[Array, ""] = 1.0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
   """One update from graded rollouts and the rewards of their steps.
 
@@ -113,7 +116,9 @@ def follow(
     state: before.
     rollout: graded.
     rewards: of every step; those of steps that do not exist have no part.
-    **options: of the update, see `training.updates`.
+    logp_ref: see `updates.Batch`.
+    off_policy: see `updates.Batch`.
+    scale: see `updates.Update`.
 
   Returns:
     As `train_step`.
@@ -125,9 +130,8 @@ def follow(
     state.params,
     state.update,
     lambda params: policy.logp(params, rollout),
-    rollout,
-    (rewards - expected) * exists,
-    **options,
+    Batch(rollout, (rewards - expected) * exists, logp_ref, off_policy),
+    scale=scale,
   )
   metrics |= {
     "accuracy": jnp.mean(rollout.outcome),

@@ -1,16 +1,13 @@
-"""How a policy's parameters follow the effective rewards of its rollouts.
+"""How a policy's parameters follow the weights of its rollouts' steps.
 
 An update is a pytree: numbers that a sweep may vary are its leaves, and what
-would need another compilation is its structure.
-
-Besides rollouts and weights an update takes what a longer run needs: a factor
-of its step, for schedules; log-probabilities under a reference, to which a KL
-penalty keeps the policy near; and whether the rollouts are older than the
-parameters, so that steps are to be weighted by their importance ratio.
+would need another compilation is its structure. It gets a `Batch`, and a factor
+of its step, for schedules.
 """
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable
 
 import jax
@@ -23,11 +20,62 @@ from pav_jax.checks import Leaf
 from pav_jax.natural_gradient import natural_gradient
 from pav_jax.rollout import Rollout
 
-# Largest importance ratio of a step, as in V-trace (Espeholt et al., 2018).
-MAX_RATIO = 2.0
-
 LogpFn = Callable[[PyTree], Float[Array, "B T"]]
 Metrics = dict[str, Float[Array, ""]]
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["rollout", "weights", "logp_ref"],
+  meta_fields=["off_policy"],
+)
+@typing.no_type_check  # transformations unflatten it with leaves of any kind
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """What an update learns from: a frozen pytree.
+
+  Attributes:
+    rollout: whose steps are followed, with `logp` of the policy that sampled.
+    weights: of the steps, from a credit estimator; 0 where none exists.
+    logp_ref: log-probabilities of the tokens, in nats, under the reference to
+      which a KL penalty keeps the policy near; None for no penalty.
+    off_policy: whether the policy that is updated is no longer the one that
+      sampled, so that steps have importance ratios. Static.
+  """
+
+  rollout: Rollout
+  weights: Float[Array, "B H"]
+  logp_ref: Float[Array, "B T"] | None = None
+  off_policy: bool = False
+
+
+@typing.runtime_checkable
+class Update(typing.Protocol):
+  """Parameters from weights."""
+
+  def init(self, params: PyTree) -> PyTree:
+    """The state before the first update, an optimiser's for instance."""
+    ...
+
+  def __call__(
+    self,
+    params: PyTree,
+    state: PyTree,
+    logp_fn: LogpFn,
+    batch: Batch,
+    *,
+    scale: float | Float[Array, ""] = 1.0,
+  ) -> tuple[PyTree, PyTree, Metrics]:
+    """One step: new parameters, new state, and scalars to report.
+
+    Args:
+      params: of the policy.
+      state: from `init`, or from the last call.
+      logp_fn: parameters -> log-probabilities of the batch's tokens, in nats.
+      batch: what to learn from.
+      scale: factor of the step, >= 0.
+    """
+    ...
 
 
 def step_within_kl(
@@ -63,31 +111,26 @@ def step_within_kl(
 
 
 def importance_ratios(
-  logp: Float[Array, "B T"], rollout: Rollout
-) -> Float[Array, "B H"]:
-  """π(a_h|s_h) over its probability when the step was sampled, at most 2.
-
-  The distribution over states stays that of the policy which sampled, as in
-  Eq. 4; so a step has the ratio of its own tokens alone. No gradient passes.
-
-  Args:
-    logp: of the tokens under the policy that is updated, in nats.
-    rollout: with `logp` of the policy that sampled it.
-  """
-  older = jax.lax.stop_gradient(logp) - rollout.logp
-  ratio = jnp.exp(steps.sum_over_steps(older, rollout.prefix_len))
-  return jnp.minimum(ratio, MAX_RATIO)
-
-
-def _log_ratio_to(logp_ref, logp, rollout):
-  """log π(a_h|s_h) − log π_ref(a_h|s_h) of every step, in nats."""
-  return steps.sum_over_steps(logp - logp_ref, rollout.prefix_len)
+  logp: Float[Array, "B T"], batch: Batch, max_ratio: Leaf
+) -> Float[Array, "B H"] | None:
+  """`losses.importance_ratios` of the batch's steps; None on-policy."""
+  if not batch.off_policy:
+    return None
+  return losses.importance_ratios(
+    logp, batch.rollout.logp, batch.rollout.prefix_len, max_ratio=max_ratio
+  )
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["learning_rate", "kl_weight", "clip_norm"],
-  meta_fields=["optimizer"],
+  data_fields=[
+    "learning_rate",
+    "kl_weight",
+    "clip_norm",
+    "max_ratio",
+    "clip_range",
+  ],
+  meta_fields=["optimizer", "normalization", "kl_form"],
 )
 @dataclasses.dataclass(frozen=True)
 class Gradient:
@@ -99,12 +142,22 @@ class Gradient:
     kl_weight: of `losses.kl_penalty` to a reference, if one is given.
     clip_norm: gradients of a larger norm are scaled down to it; None for as
       they are.
+    max_ratio: what importance ratios of steps are truncated to, > 0; of the
+      penalty too. The default is V-trace's (arXiv 1802.01561).
+    clip_range: ε_low and ε_high of `losses.clipped_policy_gradient_loss`, with
+      ratios of tokens, in place of truncated ones; None for these.
+    normalization: how tokens are averaged, see `losses`. Static.
+    kl_form: see `losses.kl_penalty`. Static.
   """
 
   optimizer: str = "sgd"
   learning_rate: Leaf = 1.0
   kl_weight: Leaf = 0.0
   clip_norm: Leaf | None = None
+  max_ratio: Leaf = 2.0
+  clip_range: tuple[Leaf, Leaf] | None = None
+  normalization: losses.Normalization = "responses"
+  kl_form: str = "k3+"
 
   def __post_init__(self):
     if self.optimizer not in ("sgd", "adam"):
@@ -112,7 +165,9 @@ class Gradient:
         f"optimizer is {self.optimizer!r}, expected 'sgd' or 'adam'"
       )
     checks.check_positive(
-      learning_rate=self.learning_rate, clip_norm=self.clip_norm
+      learning_rate=self.learning_rate,
+      clip_norm=self.clip_norm,
+      max_ratio=self.max_ratio,
     )
 
   def _transformation(self, scale) -> optax.GradientTransformation:
@@ -129,35 +184,25 @@ class Gradient:
     params: PyTree,
     state: PyTree,
     logp_fn: LogpFn,
-    rollout: Rollout,
-    weights: Float[Array, "B H"],
+    batch: Batch,
     *,
     scale: float | Float[Array, ""] = 1.0,
-    logp_ref: Float[Array, "B T"] | None = None,
-    off_policy: bool = False,
   ) -> tuple[PyTree, PyTree, Metrics]:
-    """One step on `losses.policy_gradient_loss`.
-
-    Args:
-      params: of the policy.
-      state: of the optimiser.
-      logp_fn: gives log-probabilities of the rollout's tokens in nats.
-      rollout: whose steps are followed.
-      weights: effective rewards of the steps, less a baseline.
-      scale: of the learning rate, >= 0.
-      logp_ref: log-probabilities of the tokens under the reference.
-      off_policy: whether the rollout's policy was another. Static.
-    """
+    """One step on the loss; `scale` is of the learning rate. See `Update`."""
 
     def loss_fn(params):
-      logp = logp_fn(params)
-      ratios = importance_ratios(logp, rollout) if off_policy else 1.0
-      loss = losses.policy_gradient_loss(
-        logp, ratios * weights, rollout.prefix_len
-      )
-      if logp_ref is not None:
-        penalty = losses.kl_penalty(logp, logp_ref, rollout.prefix_len)
-        loss += self.kl_weight * penalty
+      logp, prefix_len = logp_fn(params), batch.rollout.prefix_len
+      ratios = importance_ratios(logp, batch, self.max_ratio)
+      loss = self._surrogate(logp, batch, ratios)
+      if batch.logp_ref is not None:
+        loss += self.kl_weight * losses.kl_penalty(
+          logp,
+          batch.logp_ref,
+          prefix_len,
+          form=self.kl_form,
+          ratios=ratios,
+          normalization=self.normalization,
+        )
       return loss
 
     loss, gradient = jax.value_and_grad(loss_fn)(params)
@@ -170,10 +215,28 @@ class Gradient:
     metrics = {"loss": loss, "gradient_norm": norm}
     return optax.apply_updates(params, updates), state, metrics
 
+  def _surrogate(self, logp, batch, ratios):
+    weights, prefix_len = batch.weights, batch.rollout.prefix_len
+    if self.clip_range is not None and batch.off_policy:
+      return losses.clipped_policy_gradient_loss(
+        logp,
+        batch.rollout.logp,
+        weights,
+        prefix_len,
+        clip_low=self.clip_range[0],
+        clip_high=self.clip_range[1],
+        normalization=self.normalization,
+      )
+    if ratios is not None:
+      weights = ratios * weights
+    return losses.policy_gradient_loss(
+      logp, weights, prefix_len, normalization=self.normalization
+    )
+
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["step_size", "damping", "max_kl", "kl_weight"],
+  data_fields=["step_size", "damping", "max_kl", "kl_weight", "max_ratio"],
   meta_fields=["num_cg_steps"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +244,7 @@ class NaturalGradient:
   """Natural gradient in sample space (Eq. 11), its step capped in KL.
 
   What keeps it both fast and stable (measured by
-  `studies/step_control/planted_step_control.gin`):
+  `gin/experiments/planted_step_control.gin`):
 
   *   Damping is large beside the Fisher matrix of a policy that has converged.
       There the update turns into gradient / damping, which vanishes as the
@@ -196,12 +259,14 @@ class NaturalGradient:
 
   Attributes:
     step_size: γ > 0 of the update where the cap does not bind.
-    damping: > 0, added to the Fisher matrix's diagonal.
-    max_kl: > 0, nats per sampled step.
+    damping: > 0, added to the Fisher matrix's diagonal. The matrix is the mean
+      over the steps that exist.
+    max_kl: > 0, nats per step that exists.
     num_cg_steps: most conjugate-gradient iterations, static.
     kl_weight: of a step's log-ratio to a reference, if one is given: what is
       taken off its weight, so that the expected update is less the gradient of
       the steps' KL.
+    max_ratio: what importance ratios of steps are truncated to, > 0.
   """
 
   step_size: Leaf = 30.0
@@ -209,6 +274,7 @@ class NaturalGradient:
   max_kl: Leaf = 0.005
   num_cg_steps: int = 10
   kl_weight: Leaf = 0.0
+  max_ratio: Leaf = 2.0
 
   def __post_init__(self):
     checks.check_positive(
@@ -216,6 +282,7 @@ class NaturalGradient:
       damping=self.damping,
       max_kl=self.max_kl,
       num_cg_steps=self.num_cg_steps,
+      max_ratio=self.max_ratio,
     )
 
   def init(self, params: PyTree) -> PyTree:
@@ -227,35 +294,27 @@ class NaturalGradient:
     params: PyTree,
     state: PyTree,
     logp_fn: LogpFn,
-    rollout: Rollout,
-    weights: Float[Array, "B H"],
+    batch: Batch,
     *,
     scale: float | Float[Array, ""] = 1.0,
-    logp_ref: Float[Array, "B T"] | None = None,
-    off_policy: bool = False,
   ) -> tuple[PyTree, PyTree, Metrics]:
-    """One step; samples are the rollouts' steps.
+    """One step, whose samples are the rollouts' steps. See `Update`.
 
-    Args:
-      params: of the policy.
-      state: the factor of the last step.
-      logp_fn: gives log-probabilities of the rollout's tokens in nats.
-      rollout: whose steps are followed.
-      weights: effective rewards of the steps, less a baseline.
-      scale: of the step size and of the root of the cap, >= 0.
-      logp_ref: log-probabilities of the tokens under the reference.
-      off_policy: whether the rollout's policy was another. Static.
+    `scale` is of the step size and of the root of the cap.
     """
+    prefix_len, weights = batch.rollout.prefix_len, batch.weights
 
     def step_logp_fn(params):
-      return steps.sum_over_steps(logp_fn(params), rollout.prefix_len)
+      return steps.sum_over_steps(logp_fn(params), prefix_len)
 
-    if off_policy or logp_ref is not None:
+    if batch.off_policy or batch.logp_ref is not None:
       logp = logp_fn(params)
-      if off_policy:
-        weights = importance_ratios(logp, rollout) * weights
-      if logp_ref is not None:
-        weights -= self.kl_weight * _log_ratio_to(logp_ref, logp, rollout)
+      if batch.logp_ref is not None:
+        penalty = losses.kl_rewards(logp, batch.logp_ref, prefix_len)
+        weights = weights - self.kl_weight * penalty
+      ratios = importance_ratios(logp, batch, self.max_ratio)
+      if ratios is not None:
+        weights = ratios * weights
 
     direction, solved = natural_gradient(
       step_logp_fn,
@@ -263,6 +322,7 @@ class NaturalGradient:
       weights,
       damping=self.damping,
       num_cg_steps=self.num_cg_steps,
+      where=steps.step_mask(prefix_len),
     )
     transformation = step_within_kl(
       self.step_size * scale, self.max_kl * scale**2
