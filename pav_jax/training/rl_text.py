@@ -286,6 +286,7 @@ class Trainer:
       num_updates=arm.num_updates,
       num_minibatches=arm.num_minibatches,
       choose_by=arm.k.by if isinstance(arm.k, AdaptiveK) else "progress",
+      loss_weight=arm.k.loss_weight if isinstance(arm.k, AdaptiveK) else None,
     )
     if self.layout:
       state = jax.device_put(state, where)
@@ -308,7 +309,13 @@ def logp(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("policy", "num_updates", "num_minibatches", "choose_by"),
+  static_argnames=(
+    "policy",
+    "num_updates",
+    "num_minibatches",
+    "choose_by",
+    "loss_weight",
+  ),
   donate_argnames="state",
 )
 def learn(
@@ -325,6 +332,7 @@ def learn(
   num_updates: int,
   num_minibatches: int = 1,
   choose_by: str = "progress",
+  loss_weight: float | None = None,
 ) -> tuple[RlState, dict[str, Float[Array, ""]]]:
   """Updates a policy from graded rollouts; pure.
 
@@ -341,6 +349,7 @@ def learn(
     num_updates: passes over the rollouts, static.
     num_minibatches: updates of a pass, static; divides the rollouts.
     choose_by: the term of `adaptive.Terms` that is to be largest, static.
+    loss_weight: see `adaptive.AdaptiveK`, static.
 
   Returns:
     The next state and scalars, see `Trainer.iterate`; `loss` and what else
@@ -354,7 +363,13 @@ def learn(
     rewards = outcome
   else:
     terms = adaptive.sampled_terms(
-      q_prover, rollout.outcome, rollout.prefix_len, ks
+      q_prover,
+      rollout.outcome,
+      rollout.prefix_len,
+      ks,
+      loss_weight=adaptive.loss_weight_for(
+        loss_weight, reward_fn.negative_weight
+      ),
     )
     k = jnp.where(choose, ks[jnp.argmax(getattr(terms, choose_by))], k)
     at = jnp.argmin(jnp.abs(ks - k))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pav_jax import complementarity
-from pav_jax.provers.adaptive import AdaptiveK, sampled_terms
+from pav_jax.provers.adaptive import AdaptiveK, loss_weight_for, sampled_terms
 
 # One step from one state, π = (1/2, 1/4, 1/4) with Q = (0, 0.2, 0.6), so V is
 # 0.2: every action as often as it is likely, and outcomes at their mean.
@@ -53,6 +53,31 @@ def test_progress_is_largest_inside_and_the_bound_at_the_end():
   assert np.argmax(found.progress) == 1 and np.argmax(found.bound) == 2
 
 
+def test_losses_weigh_what_they_are_told_to():
+  # The same steps: gains of (0.9^K − 0.8^K) / 2 and losses of (1 − 0.9^K) / 2.
+  values = jnp.array([[0.1, 0.2], [0.1, 0.0]])
+  ks = np.array([1.0, 4.0, 8.0, 32.0])
+  gain, loss = (0.9**ks - 0.8**ks) / 2, (1 - 0.9**ks) / 2
+  for weight, best in ((0.0, 8), (0.5, 4), (1.0, 1)):
+    terms = sampled_terms(
+      values,
+      jnp.zeros(2),
+      LENGTHS[:2],
+      jnp.asarray(ks, jnp.float32),
+      loss_weight=weight,
+    )
+    want = gain - weight * loss
+    np.testing.assert_allclose(terms.progress, want, atol=1e-6)
+    # All at full weight the sum telescopes, and K = 1 is best.
+    assert ks[np.argmax(terms.progress)] == best
+
+
+def test_what_the_reward_does_not_punish_k_is_not_chosen_to_avoid():
+  assert loss_weight_for(None, 1.0) == 0.5
+  assert loss_weight_for(None, 0.0) == 0.0
+  assert loss_weight_for(0.5, 0.0) == 0.5
+
+
 def test_steps_past_the_end_do_not_count():
   longer = jnp.concatenate([VALUES, jnp.full((4, 1), 0.9)], axis=1)
   lengths = jnp.concatenate([LENGTHS, LENGTHS[:, 1:]], axis=1)
@@ -70,6 +95,7 @@ def test_steps_past_the_end_do_not_count():
     ({"ks": (0.5,)}, "expected numbers from 1 up"),
     ({"every": 0}, "every is 0"),
     ({"by": "luck"}, "by is 'luck'"),
+    ({"loss_weight": -0.5}, "loss_weight is -0.5"),
   ],
 )
 def test_bad_settings(settings, message):
