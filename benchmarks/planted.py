@@ -65,11 +65,11 @@ def training_rate(update, keys, batch_size, iterations):
 def sample_by_recomputing(params, key, problem_id, sample_id):
   """What `MadePolicy.sample` gives, with a forward pass for every token."""
   length = PROBLEM.length
-  uniforms = randomness.token_uniforms(key, (problem_id, sample_id), length)
+  keys = randomness.token_keys(key, (problem_id, sample_id), length)
 
   def body(tokens, t):
     logits = made.apply(POLICY.config, params, tokens)[:, t]
-    drawn = randomness.categorical_from_uniform(uniforms[:, t], logits)
+    drawn = randomness.categorical(keys[:, t], logits)
     return tokens.at[:, t].set(drawn), None
 
   tokens = jnp.zeros((*problem_id.shape, length), jnp.int32)

@@ -11,28 +11,28 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 
-def token_uniforms(
+def token_keys(
   key: jax.Array,
   address: Sequence[Int[Array, "*B"]],
   num_tokens: int,
-) -> Float[Array, "*B T"]:
-  """One uniform number in [0, 1) for each token that may be sampled.
+) -> Key[Array, "*B T"]:
+  """A key for each token that may be sampled.
 
   Args:
     key: the run's key.
     address: what identifies each row, outermost first, int32[...] each: the
       problem, which of its samples and, for a completion, which prefix of that
       sample it continues and which completion it is.
-    num_tokens: T, positions 0 … T - 1 of the row get a number each.
+    num_tokens: T, positions 0 … T - 1 of the row get a key each.
 
   Returns:
-    float32[..., T]; entry t depends on the row's address and t alone.
+    Keys [..., T]; entry t depends on the row's address and t alone.
   """
   keys = row_keys(key, address)
-  return uniforms_at(keys[..., None], jnp.arange(num_tokens))
+  return keys_at(keys[..., None], jnp.arange(num_tokens))
 
 
 def row_keys(
@@ -42,7 +42,7 @@ def row_keys(
 
   Args:
     key: the run's key.
-    address: as in `token_uniforms`.
+    address: as in `token_keys`.
   """
   address = jnp.broadcast_arrays(*address)
   fold = jax.vmap(
@@ -51,10 +51,10 @@ def row_keys(
   return fold(*(part.reshape(-1) for part in address)).reshape(address[0].shape)
 
 
-def uniforms_at(
+def keys_at(
   keys: Key[Array, "..."], positions: Int[Array, "..."]
-) -> Float[Array, "..."]:
-  """One uniform number in [0, 1) for a position of each row.
+) -> Key[Array, "..."]:
+  """A key for a position of each row.
 
   Args:
     keys: from `row_keys`.
@@ -63,27 +63,148 @@ def uniforms_at(
   shape = jnp.broadcast_shapes(keys.shape, positions.shape)
   keys = jnp.broadcast_to(keys, shape).reshape(-1)
   positions = jnp.broadcast_to(positions, shape).reshape(-1)
-  keys = jax.vmap(jax.random.fold_in)(keys, positions)
-  return jax.vmap(jax.random.uniform)(keys).reshape(shape)
+  return jax.vmap(jax.random.fold_in)(keys, positions).reshape(shape)
+
+
+def uniforms(keys: Key[Array, "..."]) -> Float[Array, "..."]:
+  """One uniform number in [0, 1) for each key, a multiple of 2^-23."""
+  drawn = jax.vmap(jax.random.uniform)(keys.reshape(-1))
+  return drawn.reshape(keys.shape)
+
+
+def categorical(
+  keys: Key[Array, "*B"], logits: Float[Array, "*B V"]
+) -> Int[Array, "*B"]:
+  """A draw from softmax(logits) for each key, see `categorical_from_uniform`.
+
+  64 random bits decide it, so that tokens of small probability are drawn as
+  often as they should be. The first 23 are those of `uniforms`.
+
+  Args:
+    keys: one for each draw.
+    logits: float32[..., V]; minus infinity for tokens that cannot be drawn.
+  """
+  bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))
+  words = bits(keys.reshape(-1)).reshape(*keys.shape, 2)
+  return categorical_from_uniform(words, logits)
+
+
+# Tokens whose sums of 21 bits fit into 32.
+_BLOCK = 512
 
 
 def categorical_from_uniform(
-  uniform: Float[Array, "*B"], logits: Float[Array, "*B V"]
+  uniform: Float[Array, "*B"] | UInt32[Array, "*B 2"],
+  logits: Float[Array, "*B V"],
 ) -> Int[Array, "*B"]:
   """A draw from softmax(logits) by inversion of its distribution function.
 
+  Token t is drawn iff `F_{t−1} <= u < F_t`. F is a sum of integers, of
+  probabilities in float32 in units of about 2^-63, and so has no rounding:
+  float32 would add nothing to a sum near 1 where tokens have less than 2^-25,
+  and in a peaked distribution over 262,144 tokens most never came.
+
   Args:
-    uniform: float32[...], in [0, 1).
+    uniform: in [0, 1): float32, or 64 bits after the binary point, the upper 32
+      first.
     logits: float32[..., V]; minus infinity for tokens that cannot be drawn.
 
   Returns:
     int32[...] in 0 … V - 1, never a token whose probability is 0.
   """
-  probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-  # Sums over long axes are associated as a tree: rounding may make them grow
-  # at a token of probability 0, or shrink. So only possible tokens count.
-  cumulative = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
-  total = jnp.max(cumulative, axis=-1, keepdims=True)
-  beyond = cumulative > uniform[..., None] * total
-  tokens = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-  return jnp.min(jnp.where(beyond, tokens, tokens[-1]), axis=-1)
+  if jnp.issubdtype(uniform.dtype, jnp.floating):
+    upper = uniform.astype(jnp.float32) * 2**16
+    digits = []
+    for _ in range(4):
+      digits.append(jnp.floor(upper).astype(jnp.uint32))
+      upper = (upper - jnp.floor(upper)) * 2**16
+    uniform = jnp.stack(_joined(digits[::-1]), axis=-1)
+  logits = logits.astype(jnp.float32)
+  size = logits.shape[-1]
+  most = jnp.max(logits, axis=-1, keepdims=True)
+  share = jnp.where(logits > -jnp.inf, jnp.exp(logits - most), 0)
+  # Their sum is from 1/2 to 1, by a power of 2, which rounds nothing.
+  _, exponent = jnp.frexp(jnp.sum(share, axis=-1, keepdims=True))
+  # Computed once, and not by every sum that reads it.
+  share = jax.lax.optimization_barrier(jnp.ldexp(share, -exponent))
+  width = min(size, _BLOCK)
+  share = jnp.pad(share, [(0, 0)] * (share.ndim - 1) + [(0, -size % width)])
+  share = share.reshape(*share.shape[:-1], -1, width)
+
+  of_blocks = jax.lax.associative_scan(
+    _add, _words(*(jnp.sum(x, -1, jnp.uint32) for x in _parts(share))), axis=-1
+  )
+  total = tuple(x[..., -1] for x in of_blocks)
+  target = _upper_half((uniform[..., 0], uniform[..., 1]), total)
+  block = _count_up_to(of_blocks, target)
+  before = tuple(
+    jnp.where(block > 0, _at(x, jnp.maximum(block, 1) - 1), 0)
+    for x in of_blocks
+  )
+  share = jnp.take_along_axis(share, block[..., None, None], axis=-2)
+  in_block = _words(
+    *(jnp.cumsum(x, -1, jnp.uint32) for x in _parts(share[..., 0, :]))
+  )
+  token = _count_up_to(in_block, _subtract(target, before))
+  return jnp.minimum(block * width + token, size - 1).astype(jnp.int32)
+
+
+# Numbers of 64 bits are pairs of uint32, the upper half first.
+
+
+def _parts(share):
+  """The three digits of 21 bits after the binary point."""
+  digits = []
+  for _ in range(3):
+    share = share * 2**21
+    digits.append(jnp.floor(share).astype(jnp.uint32))
+    share = share - jnp.floor(share)
+  return digits
+
+
+def _words(first, second, third):
+  """Sums of such digits as numbers of 63 bits."""
+  nothing = jnp.zeros_like(first)
+  upper = _add((first << 10, nothing), (second >> 11, second << 21))
+  return _add(upper, (nothing, third))
+
+
+def _add(a, b):
+  lower = a[1] + b[1]
+  return a[0] + b[0] + (lower < a[1]).astype(jnp.uint32), lower
+
+
+def _subtract(a, b):
+  return a[0] - b[0] - (a[1] < b[1]).astype(jnp.uint32), a[1] - b[1]
+
+
+def _upper_half(a, b):
+  """The upper 64 of the 128 bits of a product, from digits of 16 bits."""
+  a, b = (
+    [word >> shift & 0xFFFF for word in x[::-1] for shift in (0, 16)]
+    for x in (a, b)
+  )
+  columns = [jnp.zeros_like(a[0])] * 8
+  for i, x in enumerate(a):
+    for j, y in enumerate(b):
+      columns[i + j] += x * y & 0xFFFF
+      columns[i + j + 1] += x * y >> 16
+  for i in range(7):
+    columns[i + 1] += columns[i] >> 16
+  return _joined([x & 0xFFFF for x in columns[4:]])
+
+
+def _joined(digits):
+  """Two words of four digits of 16 bits, the lowest first."""
+  return digits[3] << 16 | digits[2], digits[1] << 16 | digits[0]
+
+
+def _count_up_to(sums, target):
+  """How many of increasing sums [..., N] are at most the target [...]."""
+  upper, lower = (x[..., None] for x in target)
+  up_to = (sums[0] < upper) | ((sums[0] == upper) & (sums[1] <= lower))
+  return jnp.minimum(jnp.sum(up_to, -1, jnp.int32), sums[0].shape[-1] - 1)
+
+
+def _at(x, index):
+  return jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]

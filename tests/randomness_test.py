@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,14 +7,20 @@ import pytest
 
 from pav_jax import randomness
 
-token_uniforms = jax.jit(randomness.token_uniforms, static_argnums=2)
+categorical = jax.jit(randomness.categorical)
 categorical_from_uniform = jax.jit(randomness.categorical_from_uniform)
 
 KEY = jax.random.key(7)
 LARGEST = np.nextafter(np.float32(1), np.float32(0))
 
 
-def test_a_number_is_the_run_key_folded_with_address_and_position():
+@functools.partial(jax.jit, static_argnums=2)
+def token_uniforms(key, address, num_tokens):
+  """A number in [0, 1) drawn with each token's key."""
+  return randomness.uniforms(randomness.token_keys(key, address, num_tokens))
+
+
+def test_a_key_is_the_run_key_folded_with_address_and_position():
   # The documented derivation, one fold at a time.
   got = token_uniforms(KEY, (jnp.array([5]), jnp.array([2])), 4)
   row = jax.random.fold_in(jax.random.fold_in(KEY, 5), 2)
@@ -131,3 +139,69 @@ def test_draws_do_not_depend_on_the_batch_and_bfloat16_is_widened():
   wide = logits.astype(np.float32)
   for index in np.ndindex(2, 3):
     assert got[index] == categorical_from_uniform(uniform[index], wide[index])
+
+
+def test_a_key_draws_what_its_64_bits_do():
+  # And so what 23 of them do, but between two of its numbers.
+  logits = jax.random.normal(KEY, (200, 50))
+  keys = jax.random.split(jax.random.key(5), 200)
+  bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)
+  got = categorical(keys, logits)
+  np.testing.assert_array_equal(got, categorical_from_uniform(bits, logits))
+  uniform = randomness.uniforms(keys)
+  upper = np.asarray(bits[:, 0], np.float64) / 2**32
+  np.testing.assert_allclose(upper, uniform, rtol=0, atol=2**-23)
+  np.testing.assert_array_equal(got, categorical_from_uniform(uniform, logits))
+
+
+def test_bits_after_the_point_are_the_float_they_spell():
+  # u = 5/8 is 0.101 in binary; and 2^-33 is below all of the upper word.
+  logits = np.log([4.0, 1.0, 3.0]).astype(np.float32)
+  floats = np.array([0.0, 0.625, 0.375, LARGEST, 2.0**-33], np.float32)
+  words = [[0, 0], [5 << 29, 0], [3 << 29, 0], [0xFFFFFF00, 0], [0, 1 << 31]]
+  np.testing.assert_array_equal(
+    categorical_from_uniform(
+      np.array(words, np.uint32), np.tile(logits, (5, 1))
+    ),
+    categorical_from_uniform(floats, np.tile(logits, (5, 1))),
+  )
+
+
+def middles(logits):
+  """The middle of each token's interval of the exact F, 64 bits in two words.
+
+  In Python's integers: probabilities to 2^-52 of the largest.
+  """
+  weights = np.exp(np.float64(logits) - np.float64(logits).max()) * 2**52
+  weights = [int(w) for w in weights]
+  total, before, out = sum(weights), 0, []
+  for w in weights:
+    u = ((2 * before + w) << 63) // total
+    out.append((u >> 32, u & 0xFFFFFFFF))
+    before += w
+  return np.array(out, np.uint32)
+
+
+@pytest.mark.parametrize("peak", [0, 100_000, 262_143])
+def test_tokens_of_a_large_vocabulary_are_drawn_at_their_place(peak):
+  # One token has 99.6 % and 262,143 others 1.5e-8 each: less than float32 can
+  # add to a sum near 1, and far less than 2^-23 apart. Every 67th is tried, of
+  # all places in a block.
+  logits = np.zeros(262_144, np.float32)
+  logits[peak] = 18.0
+  tried = np.arange(0, 262_144, 67)
+  drawn = jax.jit(jax.vmap(randomness.categorical_from_uniform, (0, None)))(
+    middles(logits)[tried], logits
+  )
+  np.testing.assert_array_equal(drawn, tried)
+
+
+def test_tokens_a_trillion_times_less_likely_are_drawn_at_their_place():
+  # In more than one block of tokens, the least likely first: what rounding of
+  # float32 the others' probabilities have is then no more than their own.
+  logits = np.linspace(-27, 0, 3000).astype(np.float32)
+  words = middles(logits)
+  drawn = jax.jit(jax.vmap(randomness.categorical_from_uniform, (0, None)))(
+    words, logits
+  )
+  np.testing.assert_array_equal(drawn, np.arange(3000))

@@ -111,11 +111,11 @@ class MadePolicy:
       A `Rollout` of B rows with the outcome still NaN.
     """
     length = self.problem.length
-    uniforms = randomness.token_uniforms(key, (problem_id, sample_id), length)
+    keys = randomness.token_keys(key, (problem_id, sample_id), length)
     nothing = jnp.zeros((*problem_id.shape, length), jnp.int32)
     return self._continue(
       params,
-      uniforms,
+      keys,
       nothing,
       jnp.zeros_like(problem_id),
       problem_id,
@@ -155,12 +155,12 @@ class MadePolicy:
     completion = jnp.broadcast_to(jnp.arange(num_samples), shape).reshape(-1)
     problem_id = rows(rollout.problem_id)
     sample_id = rows(rollout.sample_id)
-    uniforms = randomness.token_uniforms(
+    keys = randomness.token_keys(
       key, (problem_id, sample_id, prefix, completion), self.problem.length
     )
     return self._continue(
       params,
-      uniforms,
+      keys,
       rows(rollout.tokens[:, None, :]),
       rows(rollout.prefix_len),
       problem_id,
@@ -168,12 +168,12 @@ class MadePolicy:
     )
 
   def _continue(
-    self, params, uniforms, tokens, num_given, problem_id, sample_id
+    self, params, keys, tokens, num_given, problem_id, sample_id
   ) -> Rollout:
     """Samples what follows the first `num_given` of `tokens` in each row."""
 
     def next_token(position, logits):
-      drawn = randomness.categorical_from_uniform(uniforms[:, position], logits)
+      drawn = randomness.categorical(keys[:, position], logits)
       given = position < num_given
       return jnp.where(given, tokens[:, position], drawn)
 

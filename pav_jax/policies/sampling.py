@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from pav_jax import randomness
 from pav_jax.models import next_token
@@ -54,7 +54,7 @@ def truncate(
 
 
 def draw(
-  uniform: Float[Array, "*B"],
+  keys: Key[Array, "*B"],
   logits: Float[Array, "*B V"],
   *,
   temperature: float,
@@ -64,7 +64,7 @@ def draw(
   """A token for each row and its log-probability before truncation.
 
   Args:
-    uniform: in [0, 1); decides the token. Not used at temperature 0.
+    keys: `randomness.keys_at`, each decides a token. Not used at temperature 0.
     logits: of tokens.
     temperature: 0 for the most probable token, the first of equal ones.
     top_k: see `truncate`.
@@ -73,7 +73,7 @@ def draw(
   scaled = scale_logits(logits, temperature)
   if temperature:
     allowed = truncate(scaled, top_k, top_p)
-    token = randomness.categorical_from_uniform(uniform, allowed)
+    token = randomness.categorical(keys, allowed)
   else:
     token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   return token, logp_of(scaled, token)

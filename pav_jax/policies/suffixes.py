@@ -42,7 +42,7 @@ def decode_suffixes(
     config: the network's shape.
     params: its parameters.
     keys: of rows, ordered by prefix; the token at position t of a text is drawn
-      with entry t of the row's uniform numbers.
+      with the row's key at position t.
     tokens: the texts; a text's cache is computed once.
     start: lengths of prefixes, in 1 … S.
     limit: how many tokens of the prefix's text there may be at most; a prefix
@@ -161,8 +161,8 @@ def _decode_chunk(
   offset = of_rows(jnp.broadcast_to(offset, start.shape))
   # First tokens, one row of each prefix at a time.
   first = jax.lax.map(
-    lambda uniform: draw(uniform, logits),
-    randomness.uniforms_at(keys, of_rows(start))
+    lambda keys: draw(keys, logits),
+    randomness.keys_at(keys, of_rows(start))
     .reshape(lanes * texts, num_prefixes, each)
     .transpose(2, 0, 1),
   )
@@ -218,7 +218,7 @@ def _decode_chunk(
     row_keys = jax.vmap(lambda keys, row: keys[row])(
       keys, jnp.minimum(row, keys.shape[1] - 1)
     )
-    token, logp = draw(randomness.uniforms_at(row_keys, total - 1), logits)
+    token, logp = draw(randomness.keys_at(row_keys, total - 1), logits)
     out = tuple(
       write(x, (row, index), value)
       for x, value in zip(state.out, (token, logp), strict=True)

@@ -74,9 +74,8 @@ class TwoRoutes:
     sample_id: Int[Array, "B"],
   ) -> Rollout:
     """Responses of the policy; each depends on key and ids alone."""
-    uniforms = randomness.token_uniforms(
-      key, (problem_id, sample_id), self.num_steps
-    )
+    keys = randomness.token_keys(key, (problem_id, sample_id), self.num_steps)
+    uniforms = randomness.uniforms(keys)
     tokens = jnp.full(uniforms.shape, PAD, jnp.int32)
     for position in range(self.num_steps):
       tokens = self._append(uniforms[:, position], tokens)
@@ -94,10 +93,10 @@ class TwoRoutes:
     Returns:
       The candidates' tokens, and which of them have ended.
     """
-    uniform = randomness.uniforms_at(keys, jnp.zeros(keys.shape, jnp.int32))
+    keys = randomness.keys_at(keys, jnp.zeros(keys.shape, jnp.int32))
     shape = (*keys.shape, self.num_steps)
     tokens = jnp.broadcast_to(tokens[..., None, :], shape)
-    tokens = self._append(uniform, tokens)
+    tokens = self._append(randomness.uniforms(keys), tokens)
     return tokens, tokens[..., -1] != PAD
 
   def rollout(

@@ -115,7 +115,7 @@ class Procedural:
     Args:
       key: the run's key.
       address: of the rows' randomness, problem and sample first, see
-        `randomness.token_uniforms`.
+        `randomness.token_keys`.
       tokens: int32[B, T].
       num_given: int32[B], 0 … T.
 
@@ -124,17 +124,17 @@ class Procedural:
     """
     logits = self.logits()
     transitions = jnp.asarray(self.problem.transitions)
-    uniforms = randomness.token_uniforms(key, address, self.problem.length)
+    keys = randomness.token_keys(key, address, self.problem.length)
 
     def next_token(state, column):
-      position, uniform, given = column
-      drawn = randomness.categorical_from_uniform(uniform, logits[state])
+      position, row_keys, given = column
+      drawn = randomness.categorical(row_keys, logits[state])
       token = jnp.where(position < num_given, given, drawn)
       logp = jax.nn.log_softmax(logits[state])
       logp = jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
       return transitions[state, token], (token, logp)
 
-    columns = jnp.arange(self.problem.length), uniforms.T, tokens.T
+    columns = jnp.arange(self.problem.length), keys.T, tokens.T
     _, (tokens, logp) = jax.lax.scan(
       next_token, jnp.zeros_like(num_given), columns
     )

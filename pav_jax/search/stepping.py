@@ -192,12 +192,12 @@ def sample_step(
 
   def draw(index, logits):
     """Tokens, log-probabilities, who closes a step and who a response."""
-    uniform = randomness.uniforms_at(
+    token_keys = randomness.keys_at(
       row_keys,
       jnp.broadcast_to(length[:, None] + index, row_keys.shape),
     )
     token, logp = sampling.draw(
-      uniform,
+      token_keys,
       logits,
       temperature=policy.temperature,
       top_k=policy.top_k,

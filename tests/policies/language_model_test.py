@@ -45,7 +45,7 @@ PROMPT_LEN = np.array([9, 1, 4, 6], np.int32)
 PROBLEM_ID = np.array([5, 0, 8, 2], np.int32)
 
 apply = jax.jit(transformer.apply, static_argnums=0)
-token_uniforms = jax.jit(randomness.token_uniforms, static_argnums=2)
+token_keys = jax.jit(randomness.token_keys, static_argnums=2)
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +75,15 @@ def completions(params, rollout):
   return jax.device_get(POLICY.complete(params, KEY, rollout, num_samples=2))
 
 
-def continue_by_full_passes(params, tokens, length, limit, uniforms):
+def continue_by_full_passes(params, tokens, length, limit, keys):
   """What follows the first `length` tokens: a pass without cache per token."""
   tokens, length = np.array(tokens), np.array(length)
   going = length < limit
   rows = np.arange(len(tokens))
   while going.any():
     logits = apply(CONFIG, params, tokens)[rows, length - 1]
-    drawn = randomness.categorical_from_uniform(
-      jnp.asarray(uniforms[rows, np.minimum(length, uniforms.shape[1] - 1)]),
+    drawn = randomness.categorical(
+      keys[rows, np.minimum(length, keys.shape[1] - 1)],
       logits / POLICY.temperature,
     )
     for row in np.flatnonzero(going):
@@ -126,8 +126,8 @@ def test_samples_are_those_of_full_passes_without_a_cache(params, rollout):
   np.testing.assert_array_equal(rollout.sample_id, ids[1])
   tokens = np.pad(np.repeat(PROMPTS, 3, axis=0), ((0, 0), (0, 12)))
   length = np.repeat(PROMPT_LEN, 3)
-  uniforms = np.asarray(token_uniforms(KEY, ids, 21))
-  want = continue_by_full_passes(params, tokens, length, length + 12, uniforms)
+  keys = token_keys(KEY, ids, 21)
+  want = continue_by_full_passes(params, tokens, length, length + 12, keys)
   np.testing.assert_array_equal(rollout.tokens, want)
   # The rows exercise both ways to end.
   size = rollout.prefix_len[:, -1] - length
@@ -143,10 +143,8 @@ def test_completions_are_those_of_prefixes_alone(params, rollout, completions):
   length = rollout.prefix_len[b, h]
   limit = rollout.prefix_len[b, 0] + 12
   limit[(rollout.tokens[b, length - 1] == END) & (h > 0)] = 0
-  uniforms = np.asarray(token_uniforms(KEY, ids, 21))
-  want = continue_by_full_passes(
-    params, rollout.tokens[b], length, limit, uniforms
-  )
+  keys = token_keys(KEY, ids, 21)
+  want = continue_by_full_passes(params, rollout.tokens[b], length, limit, keys)
   np.testing.assert_array_equal(completions.tokens, want)
   given = np.arange(21) < length[:, None]
   np.testing.assert_array_equal(

@@ -47,9 +47,9 @@ def actions_covered(keys, state):
 def actions_drawn(tables, keys, state):
   which, prefix, depth = state
   logits = tables[which, prefix]
-  uniform = randomness.uniforms_at(keys, jnp.zeros(keys.shape, int))
+  token_keys = randomness.keys_at(keys, jnp.zeros(keys.shape, int))
   logits = jnp.broadcast_to(logits[..., None, :], (*keys.shape, A))
-  action = randomness.categorical_from_uniform(uniform, logits)
+  action = randomness.categorical(token_keys, logits)
   child = A * prefix[..., None] + 1 + action
   which, depth = (
     jnp.broadcast_to(x[..., None], child.shape) for x in state[::2]
