@@ -162,17 +162,21 @@ read_bucket() {
 }
 
 # Copies the checkout's files, with changes that are not committed, to a
-# directory, which is emptied first.
+# directory, which is emptied first. What is not in git and looks like a secret
+# stays here.
 copy_checkout() {
   local file list
   rm -rf "$1"
   mkdir -p "$1"
   list=$(mktemp)
-  git -C "$root" ls-files --cached --others --exclude-standard |
-    while IFS= read -r file; do
-      [ ! -f "$root/$file" ] || printf '%s\n' "$file"
+  # Names end with NUL: they may have any characters, and begin with a dash.
+  git -C "$root" ls-files -z --cached --others --exclude-standard \
+    -x .env -x '.env.*' -x .netrc -x '*.pem' -x '*.key' -x 'id_rsa*' \
+    -x 'id_ed25519*' |
+    while IFS= read -r -d '' file; do
+      [ ! -f "$root/$file" ] || printf '%s\0' "$file"
     done >"$list"
-  tar -cf - -C "$root" -T "$list" | tar -xf - -C "$1"
+  tar -cf - -C "$root" --null -T "$list" | tar -xf - -C "$1"
   rm -f "$list"
 }
 

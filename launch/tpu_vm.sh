@@ -95,14 +95,22 @@ run_experiment() {
   say "started $gin_file on all workers; results go to gs://$bucket/runs/$run"
 }
 
-# Sets `num_workers`.
+# Sets `num_workers`; fails if the TPU is gone.
 count_workers() {
   tpu tpu-vm describe "$name" '--format=value(networkEndpoints[].ipAddress)'
-  until ask 10.0.0.1 "${words[@]}"; do
-    bear "cannot look at $name"
+  while :; do
+    if ask 10.0.0.1 "${words[@]}"; then
+      # None have been told while the TPU comes up.
+      num_workers=$(grep -cE '[0-9]+(\.[0-9]+){3}' <<<"${answer//;/$'\n'}" || :)
+      [ "$num_workers" -eq 0 ] || return 0
+      say "$name has no addresses yet"
+    elif is_absent; then
+      return 1
+    else
+      bear "cannot look at $name"
+    fi
     doze "$retry_seconds"
   done
-  num_workers=$(grep -oE '[0-9]+(\.[0-9]+){3}' <<<"$answer" | wc -l)
 }
 
 # Sets `words_of_workers`: `HOST STATE` lines of those that answered.
@@ -160,12 +168,19 @@ await_end() {
 launch() {
   need project zone accelerator bucket
   local failures=0 status=0
-  trap 'say "the run goes on: the same command waits for it again, and" \
-    "launch/tpu_vm.sh delete --name=$name ends it"; exit 130' INT
+  # What holds the TPU is what has to be deleted.
+  local flags="--name=$name --project=$project --zone=$zone${queue:+ --queue}"
+  # shellcheck disable=SC2064
+  trap "say 'what was begun goes on: the same command waits for it again, and' \
+    'launch/tpu_vm.sh delete $flags ends it'; exit 130" INT
   while :; do
     create
     patient=1
-    count_workers
+    if ! count_workers; then
+      say "$name is gone; starting anew, from the last checkpoint"
+      doze "$retry_seconds"
+      continue
+    fi
     if ! is_under_way; then
       if ! setup || ! run_experiment; then
         look READY

@@ -32,7 +32,7 @@ def check_shape(
     expected: the shape, with None for an axis of any size.
     meaning: what the axes are, such as "[..., H]", for the message.
   """
-  shape = jnp.shape(x)
+  shape = np.shape(x)
   if len(shape) != len(expected) or any(
     want is not None and got != want
     for got, want in zip(shape, expected, strict=True)
@@ -101,6 +101,50 @@ def float_dtype(*xs: ArrayLike) -> DTypeLike:
     )
   )
   return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32
+
+
+def check_finite(what: str, tree: typing.Any) -> None:
+  """Raises FloatingPointError, naming the leaf, if one is not finite.
+
+  Every process calls it if arrays are split over several.
+
+  Args:
+    what: the tree is, such as "parameters after step 3".
+    tree: of arrays; those that are no floating-point numbers are passed over.
+  """
+  leaves = [
+    (path, leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  ]
+  finite = [_is_finite(leaf) for _, leaf in leaves]  # before waiting for any
+  for (path, leaf), is_finite in zip(leaves, finite, strict=True):
+    if not is_finite:
+      raise FloatingPointError(
+        f"{what} are not finite: {jax.tree_util.keystr(path)}, "
+        f"{_dtype(leaf)}{list(np.shape(leaf))}, has infinities or NaN"
+      )
+
+
+def _dtype(x: ArrayLike) -> np.dtype:
+  return x.dtype if isinstance(x, jax.Array) else np.asarray(x).dtype
+
+
+def _is_finite(x: ArrayLike) -> ArrayLike:
+  if not isinstance(x, jax.Array):
+    return np.isfinite(x).all()
+  if x.is_fully_addressable:
+    return _all_finite(x)
+  if x.is_fully_replicated:
+    return _all_finite(x.addressable_data(0))
+  spec = jax.sharding.PartitionSpec()
+  whole = jax.sharding.NamedSharding(x.sharding.mesh, spec)
+  return jax.jit(_all_finite, out_shardings=whole)(x)
+
+
+@jax.jit
+def _all_finite(x: Array) -> Array:
+  return jnp.isfinite(x).all()
 
 
 def check_positive(**numbers: typing.Any) -> None:

@@ -131,3 +131,30 @@ def test_any_estimator_of_best_of_k_can_be_computed_from_step_targets():
     targets.num_correct[:, 0].astype(int), targets.num_completions[:, 0], 2
   )
   np.testing.assert_allclose(unbiased, [13 / 28], rtol=1e-6)
+
+
+def test_the_leaf_that_is_not_finite_is_named():
+  tree = {
+    "ids": jnp.arange(3),
+    "w": [jnp.ones((2, 2), jnp.bfloat16), np.zeros(2)],
+    "key": jax.random.key(0),
+  }
+  checks.check_finite("parameters after 3", tree)
+  tree["w"][0] = tree["w"][0].at[1, 0].set(jnp.nan)
+  message = (
+    r"parameters after 3 are not finite: \['w'\]\[0\], bfloat16\[2, 2\], has"
+  )
+  with pytest.raises(FloatingPointError, match=message):
+    checks.check_finite("parameters after 3", tree)
+  tree["w"] = [np.array([1.0, -np.inf])]
+  with pytest.raises(FloatingPointError, match=r"\['w'\]\[0\], float64\[2\]"):
+    checks.check_finite("parameters", tree)
+
+
+def test_a_split_leaf_is_checked_as_a_whole():
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+  leaf = jax.device_put(jnp.ones(16), sharding)
+  checks.check_finite("parameters", [leaf])
+  with pytest.raises(FloatingPointError):
+    checks.check_finite("parameters", [leaf.at[13].set(jnp.inf)])

@@ -5,12 +5,14 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import tensorboardX
+
+from pav_jax import files
 
 # Gives the settings that a run has used so far, as text to run it again.
 CONFIG: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar(
@@ -37,23 +39,51 @@ class MetricsLog:
     self._rows = list(_complete_rows(self._path))
     self._file = None
 
-  def resume(self, arms: Iterable[str], iteration: int) -> None:
-    """Keeps the rows of these arms up to `iteration`, and all other rows."""
+  def resume(
+    self,
+    arms: Iterable[str],
+    iteration: int,
+    *,
+    expected: Mapping[str, Iterable[int]] | None = None,
+  ) -> None:
+    """Keeps the rows of these arms up to `iteration`, and all other rows.
+
+    Args:
+      arms: that go on.
+      iteration: of the checkpoint from which they do; 0 for none, of which no
+        row is kept, one of iteration 0 included.
+      expected: arm -> iterations whose rows a report will need; later ones
+        than `iteration` are not looked for.
+
+    Raises:
+      ValueError: if rows are missing, before anything is changed.
+    """
     arms = set(arms)
-    self._rows = [
+    rows = [
       row
       for row in self._rows
-      if row["arm"] not in arms or row["iteration"] <= iteration
+      if row["arm"] not in arms or 0 <= row["iteration"] <= iteration > 0
     ]
+    for arm, iterations in (expected or {}).items():
+      there = {row["iteration"] for row in rows if row["arm"] == arm}
+      wanted = {x for x in iterations if x <= iteration > 0}
+      if missing := sorted(wanted - there):
+        raise self._lacks(arm, f", the first of them of {missing[0]}")
+    self._rows = rows
     self._purge_step |= dict.fromkeys(arms, iteration + 1)
     if jax.process_index():
       return
     if self._file:
       self._file.close()
-    partial = self._path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
-    os.replace(partial, self._path)
+    text = "".join(json.dumps(row) + "\n" for row in self._rows)
+    files.write_text(self._path, text)
     self._file = self._path.open("a")
+
+  def _lacks(self, arm: str, which: str = "") -> ValueError:
+    return ValueError(
+      f"{self._path} lacks rows of arm {arm!r}{which}; restore the file, or "
+      "move the workdir away to start afresh"
+    )
 
   def write(
     self, arm: str, iterations: Iterable[int], metrics: dict[str, np.ndarray]
@@ -64,6 +94,9 @@ class MetricsLog:
       arm: its name.
       iterations: counted from 1.
       metrics: name -> float[iterations, seeds].
+
+    Raises:
+      OSError: if the disk is full or fails, or the file was removed.
     """
     for index, iteration in enumerate(iterations):
       row = {"iteration": iteration, "arm": arm}
@@ -81,8 +114,16 @@ class MetricsLog:
         if np.isfinite(value):
           writer.add_scalar(name, value, iteration)
     if self._file:
-      self._file.flush()
-      os.fsync(self._file.fileno())  # mounted buckets have it only then
+      try:
+        self._file.flush()
+        os.fsync(self._file.fileno())  # mounted buckets have it only then
+      except OSError as error:
+        raise files.could_not_write(self._path, error) from error
+      if not self._path.exists():
+        raise FileNotFoundError(
+          f"{self._path} was removed while the run was at work; what it wrote "
+          "is lost. The same command goes on from what is left"
+        )
 
   def history(self, arm: str, metric: str, iterations: int) -> np.ndarray:
     """float[iterations, seeds] of the arm's first iterations.
@@ -92,15 +133,18 @@ class MetricsLog:
     """
     rows = [row for row in self._rows if row["arm"] == arm][:iterations]
     if [row["iteration"] for row in rows] != list(range(1, iterations + 1)):
-      raise ValueError(
-        f"{self._path} lacks rows of arm {arm!r}; restore the file, or move "
-        "the workdir away to start afresh"
-      )
+      raise self._lacks(arm)
     return np.array([row[metric] for row in rows], np.float64)
 
   def rows(self, arm: str) -> dict[str, list[Any]]:
-    """All rows of an arm: `iteration` and every metric, a list each."""
+    """All rows of an arm: `iteration` and every metric, a list each.
+
+    Raises:
+      ValueError: if there are none.
+    """
     rows = [row for row in self._rows if row["arm"] == arm]
+    if not rows:
+      raise self._lacks(arm)
     return {
       name: [row[name] for row in rows] for name in rows[0] if name != "arm"
     }
@@ -151,7 +195,9 @@ def write_config(workdir: str | os.PathLike) -> None:
   if jax.process_index():
     return
   if config := CONFIG.get()():
-    (pathlib.Path(workdir) / "config.gin").write_text(config)
+    # Programs that share the directory may all come here.
+    path = pathlib.Path(workdir) / "config.gin"
+    files.write_text(path, config, writer=str(os.getpid()))
 
 
 def write_report(
@@ -183,6 +229,4 @@ def write_report(
     "seconds": round(seconds, 3),
     **more,
   }
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-  os.replace(partial, path)
+  files.write_json(path, report)

@@ -22,7 +22,7 @@ STYLE = {
 }
 
 
-def _spread(axes, x, values: np.ndarray, label: str, color=None) -> None:
+def spread(axes, x, values: np.ndarray, label: str, color=None) -> None:
   """A line of means over seeds (the last axis) in a band of least and most."""
   (line,) = axes.plot(x, values.mean(-1), label=label, color=color)
   axes.fill_between(
@@ -30,7 +30,7 @@ def _spread(axes, x, values: np.ndarray, label: str, color=None) -> None:
   )
 
 
-def _points(axes, x, values: np.ndarray, label: str) -> None:
+def points(axes, x, values: np.ndarray, label: str) -> None:
   """A line of means over seeds (the last axis), and a point for every seed."""
   (line,) = axes.plot(x, values.mean(-1), label=label)
   axes.plot(x, values, ".", color=line.get_color(), alpha=0.4, markersize=4)
@@ -68,7 +68,7 @@ def learning_curves(
       if many:
         axes.plot(x, means.mean(-1), label=arm, color=color, linewidth=1)
       else:
-        _spread(axes, x, means, arm)
+        spread(axes, x, means, arm)
     axes.set(
       xlabel="iteration",
       ylabel=f"accuracy (mean of {window} batches)",
@@ -107,52 +107,13 @@ def pass_at_n(
   with plt.rc_context(STYLE):
     figure, axes = plt.subplots(figsize=(6.4, 4))
     for name, values in curves.items():
-      _points(axes, ns, values, name)
+      points(axes, ns, values, name)
     # The first curve is what the others are held against, and may be covered.
     axes.lines[0].set(linestyle="--", color="black", zorder=3)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="N", ylabel="Pass@N", ylim=(-0.02, 1.02))
     axes.set_title(title, fontsize="medium")
     axes.legend()
-    figure.savefig(path)
-    plt.close(figure)
-  return path
-
-
-def prover_strengths(
-  workdir: str | os.PathLike,
-  strengths: Sequence[float],
-  accuracy: Mapping[str, np.ndarray],
-  terms: Mapping[str, np.ndarray],
-) -> pathlib.Path:
-  """Accuracy over training, and Theorem 3.1's terms; `provers.png`.
-
-  Args:
-    workdir: where the file goes.
-    strengths: γ of the provers.
-    accuracy: update -> float[strengths, seeds], averaged over training.
-    terms: term of the theorem -> float[strengths, seeds].
-  """
-  path = pathlib.Path(workdir) / "provers.png"
-  with plt.rc_context(STYLE):
-    figure, (top, bottom) = plt.subplots(
-      2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2)
-    )
-    for name, values in accuracy.items():
-      _points(top, strengths, values, name)
-    top.set(ylabel="accuracy averaged over training", ylim=(-0.02, 1.02))
-    top.set_title("line: mean of seeds; points: seeds", fontsize="medium")
-    top.legend()
-    for name, values in terms.items():
-      _points(bottom, strengths, values, name)
-    bottom.set_xscale("log")
-    bottom.set_yscale("log")
-    bottom.set(
-      xlabel="prover strength γ", ylabel="Theorem 3.1, at the SFT policy"
-    )
-    bottom.set_xticks(strengths, [f"{s:g}" for s in strengths])
-    bottom.minorticks_off()
-    bottom.legend()
     figure.savefig(path)
     plt.close(figure)
   return path

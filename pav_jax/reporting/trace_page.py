@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from pav_jax import advantages, checks
+from pav_jax import advantages, checks, files
 from pav_jax.rollout import Rollout
 
 _TEMPLATE = pathlib.Path(__file__).with_name("trace_page.html")
@@ -95,9 +95,7 @@ def write_page(
     "traces": _traces(rollout, list(arrays.values()), pits),
   }
   path = pathlib.Path(path)
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(_page(title, data), encoding="utf-8")
-  os.replace(partial, path)
+  files.write_text(path, _page(title, data))
   return path
 
 

@@ -1,7 +1,5 @@
 """Work in parts, each of them a file, which processes divide."""
 
-import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from pav_jax.reporting import progress
 from pav_jax.runs.preemption import Preempted, Watch
+from pav_jax.shards import Shards
 from pav_jax.training import processes
 
 # What a network's file system may take until all see a file.
@@ -21,10 +20,10 @@ class Division:
 
       with Watch() as told_to_stop:
         division = Division(told_to_stop)
-        division.write("drawing", files, sizes, draw)
+        division.write("drawing", shards, names, sizes, draw)
         …
         division.wait()
-        … = [path.read_bytes() for path in files]
+        … = [shards.read(name) for name in names]
 
   Processes take turns, in a directory that all of them see. Parts that are
   there already are left as they are: a run that was killed goes on with what is
@@ -34,13 +33,14 @@ class Division:
   def __init__(self, told_to_stop: Watch):
     """Within the context of a watch, SIGTERM ends no part midway."""
     self._turn = 0
-    self._files = []
+    self._parts: list[tuple[Shards, str]] = []
     self._told_to_stop = told_to_stop
 
   def write(
     self,
     label: str,
-    files: Sequence[pathlib.Path],
+    shards: Shards,
+    names: Sequence[str],
     sizes: Sequence[int],
     make: Callable[[int], tuple[bytes, dict[str, float]]],
   ) -> None:
@@ -48,39 +48,39 @@ class Division:
 
     Args:
       label: what is made.
-      files: of the parts; all processes call this with the same ones.
+      shards: where parts are kept.
+      names: of the parts; all processes call this with the same ones.
       sizes: of the parts, for the progress bar.
       make: a part's number to its bytes, and what the bar shows of it.
 
     Raises:
+      ValueError: if a part that is there is damaged, or of another run.
       Preempted: once told to stop, in a single process; several find that out
         together when they `wait`.
     """
     count, index, turn = jax.process_count(), jax.process_index(), self._turn
-    self._turn += len(files)
-    self._files += files
+    self._turn += len(names)
+    self._parts += [(shards, name) for name in names]
     missing = [
-      number
-      for number, file in enumerate(files)
-      if (turn + number) % count == index and not file.exists()
+      number for number, name in enumerate(names) if shards.missing(name)
     ]
-    if not missing:
+    mine = [number for number in missing if (turn + number) % count == index]
+    for number in set(range(len(names))) - set(missing):
+      if (turn + number) % count == index:
+        shards.check(names[number])
+    if not mine:
       return
 
     def done():
-      parts = zip(files, sizes, strict=True)
-      return sum(size for file, size in parts if file.exists())
+      parts = zip(names, sizes, strict=True)
+      return sum(size for name, size in parts if not shards.missing(name))
 
     with progress.Progress(sum(sizes), done=done(), label=label) as bar:
-      for number in missing:
+      for number in mine:
         if self._stop():
           return
-        file = files[number]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        found, shown = make(number)
-        partial = file.with_name(file.name + ".partial")
-        partial.write_bytes(found)
-        os.replace(partial, file)
+        data, shown = make(number)
+        shards.write(names[number], data)
         bar.update(done(), shown)
 
   def wait(self) -> None:
@@ -96,12 +96,12 @@ class Division:
     if not processes.is_first():
       return
     end = time.monotonic() + _SECONDS_TO_SEE
-    for file in self._files:
-      while not file.exists():
+    for shards, name in self._parts:
+      while shards.missing(name):
         if time.monotonic() > end:
           raise FileNotFoundError(
-            f"{file} is not here, though another process has written it: "
-            "expected a workdir that all processes see"
+            f"{shards.directory / name} is not here, though another process "
+            "has written it: expected a workdir that all processes see"
           )
         time.sleep(1)
 

@@ -8,9 +8,6 @@ the devices of several processes, these sample together instead, and divide only
 the grading. In a single process nothing here does anything.
 """
 
-import dataclasses
-import io
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,8 +18,10 @@ from jaxtyping import Float, PyTree, Shaped
 
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
+from pav_jax.policies.base import Policy
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.rollout import Rollout
+from pav_jax.training import messages
 
 
 def is_first() -> bool:
@@ -60,15 +59,22 @@ def gather(rows: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
 
 
 def gather_objects(some: Sequence[Any]) -> list[Any]:
-  """Python objects of all processes, in their order; waits for all."""
+  """Objects of all processes, in their order; waits for all.
+
+  Args:
+    some: what `messages` sends; in a single process they come back as they are.
+  """
   if jax.process_count() == 1:
     return list(some)
-  sent = np.frombuffer(pickle.dumps(list(some)), np.uint8)
-  found = gather(sent).tobytes()
-  stream, objects = io.BytesIO(found), []
-  for _ in range(jax.process_count()):
-    objects += pickle.load(stream)
-  return objects
+  sent = np.frombuffer(messages.encode(list(some)), np.uint8)
+  sizes = gather(np.array([len(sent)]))
+  ends = np.cumsum(sizes)
+  received = gather(sent).tobytes()
+  return [
+    one
+    for size, end in zip(sizes, ends, strict=True)
+    for one in messages.decode(received[end - size : end])
+  ]
 
 
 def agree(found: Any) -> Any:
@@ -102,8 +108,8 @@ def dismiss() -> None:
 
 
 def to_sample(
-  policy: LanguageModel, params: PyTree, layout: Layout | None
-) -> tuple[LanguageModel, PyTree]:
+  policy: Policy | LanguageModel, params: PyTree, layout: Layout | None
+) -> tuple[Policy | LanguageModel, PyTree]:
   """A policy as it samples while its parameters are trained.
 
   Where devices have all parameters, each process divides what it samples over
@@ -112,15 +118,15 @@ def to_sample(
   layout says which.
 
   Args:
-    policy: whose network it is.
+    policy: any, or a bare `LanguageModel`.
     params: of the network, as `layout` has them.
     layout: of the training; None for one device.
   """
   if layout is None:
     return policy, params
   if layout.splits_parameters:
-    return dataclasses.replace(policy, layout=layout), params
-  return dataclasses.replace(policy, layout=layout.own), on_own(params)
+    return policy.on(layout), params
+  return policy.on(layout.own), on_own(params)
 
 
 def on_own(tree: PyTree) -> PyTree:
@@ -148,16 +154,16 @@ def grade(
   """Outcomes of responses; processes that have the same ones divide them.
 
   Args:
-    problem: has `outcomes(rollout)`.
+    problem: has `grade(rollout)`.
     rollout: of numpy arrays, at least one row.
     policy: that sampled it.
   """
   if not together(policy):
-    return np.asarray(problem.outcomes(rollout), np.float32)
+    return np.asarray(problem.grade(rollout), np.float32)
   # Each has a row at least, though none may be its share.
   number = len(rollout.tokens)
   rows = np.arange(number)[share(number)]
   graded = rows if len(rows) else [0]
   some = jax.tree.map(lambda x: np.asarray(x)[graded], rollout)
-  found = np.asarray(problem.outcomes(some), np.float32)
+  found = np.asarray(problem.grade(some), np.float32)
   return gather(found[: len(rows)])

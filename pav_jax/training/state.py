@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import errno
 import hashlib
 import os
 import pathlib
+import shutil
 import warnings
 from typing import Any
 
@@ -15,6 +17,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from pav_jax import files
+from pav_jax.checks import check_finite
 from pav_jax.models import partitioning
 
 
@@ -35,6 +39,8 @@ class TrainState:
 
 
 _FINGERPRINT = "fingerprint"
+# In the name of a checkpoint that orbax is writing.
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 def sha256(tree: PyTree) -> str:
@@ -128,6 +134,7 @@ class Checkpoints:
     config: dict[str, str],
     fingerprint: str | None = None,
     max_to_keep: int = 3,
+    afresh: str | os.PathLike | None = None,
   ):
     """Opens a directory, or makes it.
 
@@ -138,11 +145,17 @@ class Checkpoints:
       fingerprint: of the problem's vocabulary and delimiter, on which they must
         agree too; None for problems without text.
       max_to_keep: older ones are deleted.
+      afresh: what has to be moved away for the run to start afresh; None for
+        the directory.
     """
     if fingerprint is not None:
       config = config | {_FINGERPRINT: fingerprint}
     self._directory = pathlib.Path(directory).absolute()
+    self._afresh = pathlib.Path(afresh or directory).absolute()
     self._config = config
+    if jax.process_index() == 0:
+      for left in self._directory.glob(f"*{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
     self._manager = _Manager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
@@ -153,23 +166,60 @@ class Checkpoints:
   def save(self, iteration: int, state: Any, seconds: float) -> None:
     """Writes a checkpoint, unless the iteration has one already.
 
+    Later ones, of a run whose state was lost, are deleted.
+
     Args:
       iteration: number of iterations done.
       state: after them, a dataclass of pytrees such as `TrainState`.
       seconds: the run's wall time so far.
+
+    Raises:
+      FloatingPointError: if its `params` are not finite; nothing is saved.
+      OSError: if the disk is full or fails.
     """
+    newest = self.newest
+    kept = "no checkpoint was due" if newest is None else f"{newest} is kept"
+    try:
+      check_finite(f"parameters after {iteration}", state.params)
+    except FloatingPointError as error:
+      raise FloatingPointError(f"{error}; {kept}") from None
     if iteration in self._manager.all_steps():
       return
-    meta = {"config": self._config, "seconds": seconds} | _digest(state)
-    saved = self._manager.save(
-      iteration,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_to_dict(state)),
-        meta=ocp.args.JsonSave(meta),
-      ),
-    )
+    self._check_room(iteration, state)
+    for later in self._manager.all_steps():
+      if later > iteration:
+        self._manager.delete(later)
+    meta = {
+      "config": self._config,
+      "seconds": seconds,
+      "iteration": iteration,
+    } | _digest(state)
+    try:
+      saved = self._manager.save(
+        iteration,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_to_dict(state)),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
+    except Exception as error:  # Orbax wraps those of the file system.
+      if not (isinstance(error, OSError) or files.is_full(error)):
+        raise
+      raise files.could_not_write(
+        self._directory / str(iteration), error
+      ) from error
     if not saved:
       raise RuntimeError(f"orbax declined to save iteration {iteration}")
+
+  def _check_room(self, iteration: int, state: Any) -> None:
+    """Raises OSError before a disk is filled with half a checkpoint."""
+    size = sum(getattr(x, "nbytes", 8) for x in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._directory).free
+    if free < size:
+      raise files.could_not_write(
+        self._directory / str(iteration),
+        OSError(errno.ENOSPC, f"{size} bytes, {free} are free"),
+      )
 
   def restore(self, like: Any) -> tuple[int, Any, float] | None:
     """The newest checkpoint that can be read.
@@ -192,6 +242,9 @@ class Checkpoints:
           iteration, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
         saved_config, seconds = meta["config"], float(meta["seconds"])
+        saved_as = meta.get("iteration", iteration)
+        if saved_as != iteration:
+          raise ValueError(f"it was saved as {saved_as}")
       except Exception as error:  # Orbax raises many kinds on a broken file.
         self._set_aside(iteration, error)
         continue
@@ -214,9 +267,23 @@ class Checkpoints:
     if unreadable:
       raise ValueError(
         f"{self._directory} has {len(unreadable)} unreadable checkpoints and "
-        "none that can be read; move the directory away to start afresh"
+        f"none that can be read; move {self._afresh} away to start afresh"
       )
     return None
+
+  def restore_needed(self, like: Any) -> tuple[int, Any, float]:
+    """As `restore`, of a checkpoint that must be there.
+
+    Raises:
+      ValueError: if there is none, saying how to start afresh.
+    """
+    restored = self.restore(like)
+    if restored is None:
+      raise ValueError(
+        f"{self._directory} has lost its checkpoint; move {self._afresh} away "
+        "to start afresh"
+      )
+    return restored
 
   @property
   def saved_fingerprint(self) -> str | None:
@@ -241,7 +308,7 @@ class Checkpoints:
     if saved == self._config:
       return
     differences = [
-      f"{name} was {_excerpt(a, b)}, now {_excerpt(b, a)}"
+      f"{name} was {excerpt(a, b)}, now {excerpt(b, a)}"
       for name in sorted(saved.keys() | self._config.keys())
       if (a := saved.get(name, "absent"))
       != (b := self._config.get(name, "absent"))
@@ -290,7 +357,7 @@ def _to_dict(state: Any) -> dict[str, Any]:
   }
 
 
-def _excerpt(text: str, other: str, context: int = 40) -> str:
+def excerpt(text: str, other: str, context: int = 40) -> str:
   """The part of `text` that is unlike `other`, with a little around it."""
   blocks = difflib.SequenceMatcher(
     None, text, other, autojunk=False

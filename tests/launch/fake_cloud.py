@@ -8,6 +8,8 @@ What is pretended lies in the directory $FAKE: `calls`, a line for each call;
   queue        states of a queued resource, one for each look at it
   unreachable  whether the next calls by ssh do not reach worker 1
   offline      whether the next looks at the TPU find no network
+  addresses    what is told of the workers at the next looks: "none", or "gone"
+               when the TPU has vanished
 """
 
 import contextlib
@@ -116,6 +118,11 @@ def tpu_vm(verb, words):
       fail("NOT_FOUND: Resource was not found")
     if "state" in flag(words, "format"):
       print((FAKE / "state").read_text())
+    elif (told := next_failure("addresses")) == "gone":
+      destroy()
+      fail("NOT_FOUND: Resource was not found")
+    elif told == "none":
+      print("")
     else:
       print(";".join(f"10.0.0.{i}" for i in range(NUM_WORKERS)))
   elif verb == "ssh":

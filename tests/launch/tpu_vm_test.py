@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -319,3 +320,76 @@ def test_the_checkout_goes_with_its_changes_and_without_results(cloud):
   assert not (there / "new.txt").exists()
   # The second time nothing was installed.
   assert (cloud.fake / "worker1" / "pip").read_text().count("\n") == 2
+
+
+def test_a_tpu_that_vanishes_once_it_is_there_is_created_anew(cloud):
+  cloud.fails(addresses=["gone"])
+  result = cloud.tpu_vm("launch", GIN_FILE)
+  assert result.returncode == 0, result.stderr
+  assert "pav-jax is gone; starting anew" in result.stderr
+  assert len(cloud.calls("tpu-vm create")) == 2
+
+
+def test_addresses_that_are_not_told_yet_are_asked_for_again(cloud):
+  cloud.fails(addresses=["none", "none"])
+  result = cloud.tpu_vm("launch", GIN_FILE)
+  assert result.returncode == 0, result.stderr
+  assert result.stderr.count("has no addresses yet") == 2
+  assert sorted(cloud.attempts()) == ["worker0", "worker1"]
+  assert not (cloud.fake / "state").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--queue"]])
+def test_after_an_interrupt_the_advised_command_deletes_everything(cloud, more):
+  cloud.experiment("exec sleep 100")
+  (cloud.fake / "calls").write_text("")
+  script = cloud.root / "launch" / "tpu_vm.sh"
+  process = subprocess.Popen(
+    [script, "launch", GIN_FILE, *more, "--name=mine", "--poll_seconds=0"],
+    env=cloud.environment | {"PAV_ZONE": "z-1"},
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  cloud.wait_until(lambda: len(cloud.attempts()) == 2)
+  os.killpg(process.pid, signal.SIGINT)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 130
+  advised = re.search(r"launch/tpu_vm.sh (delete .*) ends it", said)[1]
+  assert (cloud.fake / "queue").exists() == bool(more)
+  result = cloud.run("tpu_vm.sh", *advised.split(), PAV_PROJECT="", PAV_ZONE="")
+  assert result.returncode == 0, result.stderr
+  assert not (cloud.fake / "state").exists(), "it costs money"
+  assert not (cloud.fake / "queue").exists(), "it holds quota"
+
+
+def test_files_of_any_name_go_and_secrets_stay(cloud):
+  git = [
+    "git",
+    "-C",
+    str(cloud.root),
+    "-c",
+    "user.name=a",
+    "-c",
+    "user.email=b",
+  ]
+  for name in (
+    "é ü.gin",
+    "-rf",
+    "--help",
+    "a\nb",
+    ".env",
+    "x.key",
+    "committed.key",
+  ):
+    (cloud.root / name).write_text(name)
+  subprocess.run([*git, "add", "-f", "committed.key"], check=True)
+  for command in ["create"], ["setup"]:
+    result = cloud.tpu_vm(*command)
+    assert result.returncode == 0, result.stderr
+  there = cloud.fake / "worker1" / "pav_jax"
+  for name in "é ü.gin", "-rf", "--help", "a\nb", "committed.key":
+    assert (there / name).read_text() == name
+  assert not (there / ".env").exists() and not (there / "x.key").exists()

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -59,3 +61,66 @@ def test_report_is_strict_json(tmp_path):
       path, experiment="x", arms={"a": {"m": [float("nan")]}}, seconds=0.0
     )
   assert json.loads(path.read_text())["experiment"] == "x"  # the old one stays
+
+
+def rows(path, arm):
+  lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+  return [row["iteration"] for row in lines if row["arm"] == arm]
+
+
+def written(path, last):
+  """A log of an arm that has rows from iteration 0 on, and of another one."""
+  log = MetricsLog(path)
+  log.resume(["a"], 0)
+  log.write("a", range(last + 1), {"loss": np.zeros((last + 1, 1))})
+  log.close()
+  return log
+
+
+@pytest.mark.parametrize("checkpoint, kept", [(0, []), (1, [0, 1]), (3, None)])
+def test_rows_after_the_newest_checkpoint_are_dropped(
+  tmp_path, checkpoint, kept
+):
+  """With no checkpoint iteration 0 is done again too, and written again."""
+  written(tmp_path, 3)
+  log = MetricsLog(tmp_path)
+  log.resume(["a"], checkpoint)
+  log.close()
+  assert rows(tmp_path, "a") == ([0, 1, 2, 3] if kept is None else kept)
+
+
+def test_lost_rows_are_told_before_the_run_goes_on(tmp_path):
+  written(tmp_path, 3)
+  path = tmp_path / "metrics.jsonl"
+  whole = path.read_text()
+  path.write_text("".join(whole.splitlines(keepends=True)[:2]))
+  expected = {"a": range(6)}
+  message = "lacks rows of arm 'a', the first of them of 2; restore the file, "
+  with pytest.raises(ValueError, match=message + "or move the workdir away"):
+    MetricsLog(tmp_path).resume(["a"], 3, expected=expected)
+  assert path.read_text() != whole  # and nothing was changed
+  MetricsLog(tmp_path).resume(["a"], 1, expected=expected)
+  path.write_text(whole)  # the way out
+  MetricsLog(tmp_path).resume(["a"], 3, expected=expected)
+  with pytest.raises(ValueError, match="lacks rows of arm 'b'"):
+    MetricsLog(tmp_path).rows("b")
+
+
+def test_a_file_that_is_removed_under_a_run_ends_it(tmp_path):
+  log = MetricsLog(tmp_path)
+  log.resume(["a"], 0)
+  (tmp_path / "metrics.jsonl").unlink()
+  with pytest.raises(FileNotFoundError, match="removed while the run was at"):
+    log.write("a", [1], {"loss": np.zeros((1, 1))})
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+  log = MetricsLog(tmp_path)
+  log.resume(["a"], 0)
+
+  def full(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match=r"write .*metrics.jsonl: the disk is full"):
+    log.write("a", [1], {"loss": np.zeros((1, 1))})

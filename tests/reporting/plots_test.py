@@ -37,17 +37,10 @@ def test_many_arms_and_the_other_figures_are_drawn(tmp_path):
     plots.pass_at_n(
       tmp_path, [1, 2, 4], {"a": np.random.rand(3, 2)}, title="t"
     ),
-    plots.prover_strengths(
-      tmp_path,
-      [1.0, 10.0, 100.0],
-      {"sgd": np.random.rand(3, 2)},
-      {"distinguishability": np.random.rand(3, 2) + 0.1},
-    ),
   ]
   assert [path.name for path in paths] == [
     "accuracy.png",
     "pass_at_n.png",
-    "provers.png",
   ]
   for path in paths:
     assert colours(path)

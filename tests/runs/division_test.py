@@ -10,14 +10,20 @@ import pytest
 from pav_jax.runs import division
 from pav_jax.runs.division import Division, in_parts
 from pav_jax.runs.preemption import Preempted, Watch
+from pav_jax.shards import Shards
+
+NAMES = [f"{number}.txt" for number in range(4)]
 
 
-def parts(directory):
-  return [directory / "parts" / f"{number}.txt" for number in range(4)]
+def shards(directory, run=0):
+  return Shards(directory / "parts", {"run": run})
 
 
 def written(directory):
-  return [f.read_text() for f in parts(directory) if f.exists()]
+  parts = shards(directory)
+  return [
+    parts.read(name).decode() for name in NAMES if not parts.missing(name)
+  ]
 
 
 def test_what_is_there_is_not_made_again(tmp_path):
@@ -27,15 +33,14 @@ def test_what_is_there_is_not_made_again(tmp_path):
     made.append(number)
     return str(number).encode(), {}
 
-  parts(tmp_path)[0].parent.mkdir()
-  parts(tmp_path)[2].write_text("before")
+  shards(tmp_path).write(NAMES[2], b"before")
   with Watch() as told_to_stop:
     work = Division(told_to_stop)
-    work.write("test", parts(tmp_path), [1] * 4, make)
+    work.write("test", shards(tmp_path), NAMES, [1] * 4, make)
     work.wait()
   assert made == [0, 1, 3]
   assert written(tmp_path) == ["0", "1", "before", "3"]
-  assert len(list((tmp_path / "parts").iterdir())) == 4
+  assert len(list((tmp_path / "parts").iterdir())) == 8  # with receipts
 
 
 def test_told_to_stop_it_ends_the_part_that_was_begun(tmp_path):
@@ -45,7 +50,7 @@ def test_told_to_stop_it_ends_the_part_that_was_begun(tmp_path):
     return str(number).encode(), {}
 
   with pytest.raises(Preempted), Watch() as told_to_stop:
-    Division(told_to_stop).write("test", parts(tmp_path), [1] * 4, make)
+    Division(told_to_stop).write("test", shards(tmp_path), NAMES, [1] * 4, make)
   assert written(tmp_path) == ["0", "1"]
 
 
@@ -56,22 +61,42 @@ def test_processes_take_turns_across_calls(tmp_path, monkeypatch):
     return str(number).encode(), {}
 
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  files = parts(tmp_path)
   for index, expected in ((0, ["0", "2"]), (1, ["0", "1", "2", "0"])):
     monkeypatch.setattr(jax, "process_index", lambda index=index: index)
     work = Division(Watch())
-    work.write("test", files[:3], [1] * 3, make)
-    work.write("test", files[3:], [1], make)
+    work.write("test", shards(tmp_path), NAMES[:3], [1] * 3, make)
+    work.write("test", shards(tmp_path), NAMES[3:], [1], make)
     assert written(tmp_path) == expected
 
 
 def test_files_that_do_not_appear_are_named(tmp_path, monkeypatch):
   monkeypatch.setattr(division, "_SECONDS_TO_SEE", 0)
   work = Division(Watch())
-  work.write("test", parts(tmp_path), [1] * 4, lambda number: (b"", {}))
-  parts(tmp_path)[3].unlink()
+  parts = shards(tmp_path)
+  work.write("test", parts, NAMES, [1] * 4, lambda number: (b"", {}))
+  (parts.directory / NAMES[3]).unlink()
   with pytest.raises(FileNotFoundError, match=r"3\.txt is not here.*all pro"):
     work.wait()
+
+
+def test_a_damaged_part_is_named_and_the_way_out_works(tmp_path):
+  def work():
+    Division(Watch()).write(
+      "test",
+      shards(tmp_path),
+      NAMES,
+      [1] * 4,
+      lambda number: (str(number).encode(), {}),
+    )
+
+  work()
+  path = tmp_path / "parts" / NAMES[1]
+  path.write_text("2")
+  with pytest.raises(ValueError, match=r"1\.txt is damaged: .*move it away"):
+    work()
+  path.unlink()
+  work()
+  assert written(tmp_path) == ["0", "1", "2", "3"]
 
 
 def test_the_last_part_is_filled_up():

@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.training import processes
 

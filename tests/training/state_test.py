@@ -1,4 +1,5 @@
 import contextlib
+import shutil
 import warnings
 
 import jax
@@ -200,3 +201,77 @@ def test_a_checkpoint_of_split_arrays_is_checked(tmp_path, monkeypatch):
   with pytest.warns(UserWarning, match="2 cannot be read .its arrays do not"):
     assert checkpoints.restore(state_of(0.0))[0] == 1
   checkpoints.close()
+
+
+def test_a_checkpoint_under_another_number_is_not_taken_for_it(directory):
+  (directory / "20").rename(directory / "30")
+  with pytest.warns(UserWarning, match="30 cannot be read .it was saved as 20"):
+    assert restore(directory)[0] == 10
+  # The way out: under its own number it is good.
+  (directory / "unreadable-30").rename(directory / "20")
+  assert restore(directory)[0] == 20
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_poisoned_state_is_never_saved(directory, bad):
+  checkpoints = Checkpoints(directory, config={"alpha": "1.0"})
+  state = state_of(30.0)
+  state.params["w"] = state.params["w"].at[1, 2].set(bad)
+  with pytest.raises(FloatingPointError) as error:
+    checkpoints.save(30, state, 0.0)
+  checkpoints.close()
+  assert str(error.value) == (
+    "parameters after 30 are not finite: ['w'], float32[2, 3], has infinities "
+    "or NaN; 20 is kept"
+  )
+  assert restore(directory)[0] == 20
+
+
+def test_after_a_lost_state_later_checkpoints_are_written_anew(directory):
+  """Orbax itself declines to save what is older than the newest."""
+  checkpoints = Checkpoints(directory, config={"alpha": "1.0"})
+  checkpoints.save(5, state_of(5.0), 0.0)
+  assert checkpoints.newest == 5
+  checkpoints.save(10, state_of(11.0), 0.0)
+  checkpoints.close()
+  iteration, state, _ = restore(directory)
+  assert (iteration, state.params["w"][0, 0]) == (10, 11.0)
+
+
+def test_a_full_disk_is_told_before_anything_is_written(directory, monkeypatch):
+  usage = shutil.disk_usage(directory)
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50))
+  checkpoints = Checkpoints(directory, config={"alpha": "1.0"})
+  with pytest.raises(OSError, match=r"could not write .*30: the disk is full"):
+    checkpoints.save(30, state_of(30.0), 0.0)
+  assert sorted(path.name for path in directory.iterdir()) == ["10", "20"]
+  monkeypatch.undo()
+  checkpoints.save(30, state_of(30.0), 0.0)  # the way out
+  checkpoints.close()
+  assert restore(directory)[0] == 30
+
+
+def test_what_a_kill_while_saving_leaves_is_cleared(directory):
+  left = directory / "30.orbax-checkpoint-tmp-7"
+  (left / "state").mkdir(parents=True)
+  assert restore(directory)[0] == 20
+  assert not left.exists()
+
+
+def test_a_checkpoint_that_is_needed_and_lost_says_how_to_start_afresh(
+  directory, tmp_path
+):
+  def opened():
+    config = {"alpha": "1.0"}
+    return Checkpoints(directory, config=config, afresh=tmp_path)
+
+  assert opened().restore_needed(state_of(0.0))[0] == 20
+  for iteration in (10, 20):
+    (directory / str(iteration) / "meta" / "metadata").write_text("")
+  message = f"unreadable checkpoints and none .*; move {tmp_path} away"
+  with pytest.warns(UserWarning), pytest.raises(ValueError, match=message):
+    opened().restore_needed(state_of(0.0))
+  shutil.rmtree(directory)
+  message = f"has lost its checkpoint; move {tmp_path} away to start afresh"
+  with pytest.raises(ValueError, match=message):
+    opened().restore_needed(state_of(0.0))
