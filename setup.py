@@ -15,12 +15,13 @@ TEST = [
 
 DATA = [
   "sentencepiece",
+  "zstandard",
   f"seqio; {SEQIO}",
   f"tensorflow; {SEQIO}",
   f"tensorflow-datasets; {SEQIO}",
   f"importlib_resources; {SEQIO}",  # as dill: for data sets of one's own
 ]
-MATH = ["math-verify"]
+MATH = ["mpmath"]
 
 setup(
   name="pav_jax",
@@ -46,7 +47,7 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "bench": ["torch", "transformers"],
+    "bench": ["math-verify", "torch", "transformers"],
     "data": DATA,
     "math": MATH,
     "tpu": ["jax[tpu]"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
@@ -74,14 +75,30 @@ def missing(selector: str, supplied: Container[str] = ()) -> Iterator[str]:
   bindings = gin.get_bindings(selector, resolve_references=False)
   for value in bindings.values():
     yield from _missing_in(value)
-  signature = inspect.signature(gin.get_configurable(selector))
-  for name, parameter in signature.parameters.items():
-    required = parameter.default is parameter.empty and parameter.kind in (
-      parameter.POSITIONAL_OR_KEYWORD,
-      parameter.KEYWORD_ONLY,
-    )
-    if required and name not in bindings and name not in supplied:
+  for name, is_required in parameters(selector).items():
+    if is_required and name not in bindings and name not in supplied:
       yield f"{selector.rsplit('.', 1)[-1]}.{name}"
+
+
+def parameters(selector: str) -> dict[str, bool]:
+  """Names that a configurable takes, and whether it has to be given them."""
+  configurable = gin.get_configurable(selector)
+  if dataclasses.is_dataclass(configurable):
+    absent = dataclasses.MISSING
+    return {
+      field.name: field.default is absent and field.default_factory is absent
+      for field in dataclasses.fields(configurable)
+      if field.init
+    }
+  named = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+  )
+  return {
+    name: parameter.default is parameter.empty
+    for name, parameter in inspect.signature(configurable).parameters.items()
+    if parameter.kind in named
+  }
 
 
 def _missing_in(value: Any) -> Iterator[str]:

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import jax
 
 from pav_jax.cli.configuration import explain, parse_flags, run_files
+from pav_jax.packages import MissingPackageError
 from pav_jax.reporting import progress
 from pav_jax.runs import hosts
-from pav_jax.runs.preemption import Preempted
+from pav_jax.runs.preemption import Preempted, interruptible
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -57,15 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
   name = pathlib.Path(flags.gin_file[-1]).stem
   try:
-    hosts.initialize()
-    run_files(flags.gin_file, flags.bindings, flags.workdir, name)
-  except KeyboardInterrupt:
-    progress.say("interrupted; the same command continues the run")
+    with interruptible():
+      hosts.initialize()
+      run_files(flags.gin_file, flags.bindings, flags.workdir, name)
+  except KeyboardInterrupt as error:
+    stopped = f" {explain(str(error))}" if str(error) else "interrupted"
+    progress.say(f"{stopped.strip()}; the same command continues the run")
     return 130
   except Preempted as error:
     progress.say(f"{explain(str(error))}; the same command continues the run")
     return 0
-  except (ValueError, TypeError, OSError, FloatingPointError) as error:
+  except (
+    ValueError,
+    TypeError,
+    OSError,
+    FloatingPointError,
+    MissingPackageError,
+  ) as error:
     if flags.debug:
       raise
     _complain(error)

@@ -2,20 +2,18 @@
 
 import argparse
 import difflib
-import inspect
-import os
 import pathlib
 import re
 import sys
-import tempfile
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import gin
+import jax
 
 from pav_jax.cli import registry
-from pav_jax.cli.bindings import Reference, missing
+from pav_jax.cli.bindings import Reference, missing, parameters, resolve
 from pav_jax.reporting import metrics
 
 # Where `gin/…` is found, whatever the current directory.
@@ -34,7 +32,7 @@ def run(
   if experiment is None:
     raise ValueError(
       "no experiment, expected a gin file that binds run.experiment, as "
-      "gin/runs/compare.gin does"
+      "gin/runs/reinforce.gin does"
     )
   experiment(workdir, name)
 
@@ -51,14 +49,28 @@ def run_files(
     name: of the experiment.
 
   Raises:
-    ValueError, FileNotFoundError: as of `parse_gin` and `check_complete`.
+    ValueError, FileNotFoundError: as of `parse_gin` and `check_complete`; or if
+      the processes of the run have other settings or work directories.
+    Occupied: if another run is at work in the directory.
     OSError: if the work directory cannot be written.
   """
   parse_gin(files, bindings)
   check_complete()
-  make_workdir(workdir)
-  metrics.CONFIG.set(gin.operative_config_str)
-  gin.get_configurable("run")(workdir, name)
+  # Only now, for importing it takes seconds and mistakes are told before.
+  from pav_jax.runs.workdir import check_agreed, occupied
+
+  check_agreed(f"jax {jax.__version__}\n{gin.config_str()}")
+  with occupied(workdir, shared=_num_hosts() > 1):
+    metrics.CONFIG.set(gin.operative_config_str)
+    gin.get_configurable("run")(workdir, name)
+
+
+def _num_hosts() -> int:
+  """Programs that divide a collection, as gin binds it."""
+  try:
+    return resolve(gin.query_parameter("CollectSettings.num_hosts"), {})
+  except ValueError:  # nothing binds it
+    return 1
 
 
 class Source(NamedTuple):
@@ -178,8 +190,7 @@ def check_complete() -> None:
   if not isinstance(experiment, Reference):
     return
   selector = experiment.configurable.selector
-  parameters = inspect.signature(gin.get_configurable(selector)).parameters
-  supplied = list(parameters)[:2]  # work directory and name
+  supplied = list(parameters(selector))[:2]  # work directory and name
   required = list(dict.fromkeys(missing(selector, supplied)))
   macros = [name for name in required if "." not in name]
   if macros:
@@ -228,15 +239,18 @@ def explain(message: str) -> str:
   """An error in one line, for gin's own with the nearest known name."""
   lines = [line.strip() for line in message.splitlines() if line.strip()]
   first = lines[0] if lines else "no message"
+  if "; did you mean" in first or "; known are" in first:
+    return first
   if match := re.search(
     r"No configurable matching (?:reference )?'@?([\w./]+)", first
   ):
-    first += nearest(match[1].split("/")[-1], registry.names())
+    hint = nearest(match[1].split("/")[-1], registry.names())
+    first = first.removesuffix(".") + hint
   elif match := re.search(
     r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", first
   ):
-    known = inspect.signature(gin.get_configurable(match[1])).parameters
-    first += nearest(match[2], known)
+    hint = nearest(match[2], parameters(match[1]))
+    first = first.removesuffix(".") + hint
   return first
 
 
@@ -248,15 +262,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
   if close:
     return f"; did you mean {lowered[close[0]]}?"
   return f"; known are {', '.join(known)}" if len(known) <= 20 else ""
-
-
-def make_workdir(workdir: str) -> None:
-  """Makes the directory, and makes sure that files can be written there."""
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    with tempfile.TemporaryFile(dir=workdir):
-      pass
-  except OSError as error:
-    raise OSError(
-      f"workdir {workdir} cannot be written ({error.strerror})"
-    ) from error

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import time
@@ -12,13 +11,17 @@ from typing import Any
 import gin
 import numpy as np
 
+from pav_jax import files
 from pav_jax.cli import configuration
 from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_report
 from pav_jax.runs import hosts
+from pav_jax.runs.workdir import accept, exclusive
 from pav_jax.training import processes
 
 _FINISHED = "finished.json"
+# What only the part itself reads, or changes when it is looked at.
+_NO_RESULTS = ("checkpoints", "tensorboard", "config.gin", "logs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Part:
     ]
 
 
+@exclusive
 def pipeline(
   workdir: str | os.PathLike,
   experiment: str,
@@ -63,8 +67,9 @@ def pipeline(
   """Runs what is missing; what is finished stays.
 
   A part is finished once it has run to its end with the same gin files and
-  bindings. One that was interrupted is continued by its own rules. With several
-  seeds each has a directory `seed0`, `seed1`, …; a single one has none.
+  bindings, and while its results are as it left them. One that was
+  interrupted is continued by its own rules. With several seeds each has a
+  directory `seed0`, `seed1`, …; a single one has none.
 
   Args:
     workdir: gets a directory for each part, and report.json: for each part the
@@ -75,7 +80,8 @@ def pipeline(
 
   Raises:
     ValueError: if parts or seeds are missing or not unlike, or a part that is
-      finished was made with other settings.
+      finished was made with other settings, or its results were lost or
+      changed.
   """
   names = [part.name for part in parts]
   for what, found in (("parts", names), ("seeds", list(seeds))):
@@ -83,6 +89,7 @@ def pipeline(
       raise ValueError(f"{what} are {found}, expected one or more, all unlike")
   start = time.monotonic()
   workdir = pathlib.Path(workdir)
+  accept(workdir, experiment, {"run": "pipeline"})
   homes = {
     seed: workdir if len(seeds) == 1 else workdir / f"seed{seed}"
     for seed in seeds
@@ -160,7 +167,41 @@ def _numbers(tree: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 def _report(directory: pathlib.Path) -> dict[str, Any]:
   path = directory / "report.json"
-  return json.loads(path.read_text()) if path.exists() else {}
+  if not path.exists():
+    return {}
+  return files.read_json(path, way_out=_again(directory))
+
+
+def _again(directory: pathlib.Path) -> str:
+  return (
+    f"move {directory} and the directories of the parts after it away and "
+    "start again: they are made anew"
+  )
+
+
+def _results(directory: pathlib.Path) -> dict[str, str]:
+  """Digests of the files that later parts, or a summary, may read."""
+  return {
+    name: files.file_digest(directory / name)
+    for name in files.files_in(directory)
+    if not any(
+      part in _NO_RESULTS or part.startswith(".")
+      for part in pathlib.PurePath(name).parts
+    )
+    and not name.endswith((".png", ".html", _FINISHED))
+  }
+
+
+def _check_results(directory: pathlib.Path, was: dict[str, str]) -> None:
+  """Raises ValueError if a result of a finished part was lost or changed."""
+  now = _results(directory)
+  for name, digest in was.items():
+    if now.get(name) != digest:
+      what = "was changed" if name in now else "is missing"
+      raise ValueError(
+        f"{directory / name} {what} since the part was finished; bring it "
+        f"back, or {_again(directory)}"
+      )
 
 
 def _is_finished(part: Part, home: pathlib.Path, seed: int) -> bool:
@@ -168,16 +209,18 @@ def _is_finished(part: Part, home: pathlib.Path, seed: int) -> bool:
   mark, now = home / part.name / _FINISHED, _identity(part, home, seed)
   if not mark.exists():
     return False
-  was = json.loads(mark.read_text())
+  was = files.read_json(mark, checked=True, way_out=_again(mark.parent))
+  results = was.pop("results")
   if was == now:
+    _check_results(mark.parent, results)
     return True
-  files = [
+  changed = [
     name
     for name in was["files"] | now["files"]
     if was["files"].get(name) != now["files"].get(name)
   ]
   changes = [
-    *(f"{name} has changed" for name in files),
+    *(f"{name} has changed" for name in changed),
     *(f"{x} is new" for x in now["bindings"] if x not in was["bindings"]),
     *(f"{x} is gone" for x in was["bindings"] if x not in now["bindings"]),
   ]
@@ -189,10 +232,9 @@ def _is_finished(part: Part, home: pathlib.Path, seed: int) -> bool:
 
 
 def _mark_finished(part: Part, home: pathlib.Path, seed: int) -> None:
-  mark = home / part.name / _FINISHED
-  partial = mark.with_suffix(".partial")
-  partial.write_text(json.dumps(_identity(part, home, seed), indent=1) + "\n")
-  os.replace(partial, mark)
+  directory = home / part.name
+  content = _identity(part, home, seed) | {"results": _results(directory)}
+  files.write_json(directory / _FINISHED, content, checked=True)
 
 
 def _identity(part: Part, home: pathlib.Path, seed: int) -> dict[str, Any]:
@@ -203,8 +245,8 @@ def _identity(part: Part, home: pathlib.Path, seed: int) -> dict[str, Any]:
   bindings = [
     text.replace(str(home), "{workdir}") for text in part.settings(home, seed)
   ]
-  files = {k: v for name in part.gin_files for k, v in _digests(name)}
-  return {"files": files, "bindings": bindings}
+  digests = {k: v for name in part.gin_files for k, v in _digests(name)}
+  return {"files": digests, "bindings": bindings}
 
 
 def _digests(name: str) -> Iterator[tuple[str, str]]:

@@ -1,14 +1,19 @@
 """What experiments may name in gin files, and where it is.
 
 The libraries know nothing of gin: a function or class becomes a configurable by
-a line in this table, and its module is imported when a gin file names it. Other
-code, such as problems of your own, registers with `gin.register`.
+a line in this table, and its module is imported when a gin file names it. A
+problem with a room of its own within `problems` lists its names itself, in the
+`__all__` of its room. Other code, such as problems of your own, registers with
+`gin.register`.
 """
 
 import importlib
+import pkgutil
 import re
 
 import gin
+
+from pav_jax import problems
 
 # module -> name in gin files -> attribute of the module
 CONFIGURABLES = {
@@ -18,6 +23,12 @@ CONFIGURABLES = {
   "pav_jax.cli.pipeline": {
     "Part": "Part",
     "pipeline": "pipeline",
+  },
+  "pav_jax.credit.estimators": {
+    "EffectiveReward": "EffectiveReward",
+  },
+  "pav_jax.data.mixtures": {
+    "Mixture": "Mixture",
   },
   "pav_jax.data.packed_tasks": {
     "PackedTask": "PackedTask",
@@ -34,9 +45,11 @@ CONFIGURABLES = {
   "pav_jax.models.partitioning": {
     "make_mesh": "make_mesh",
   },
+  "pav_jax.models.presets": {
+    "preset": "preset",
+  },
   "pav_jax.models.transformer_config": {
     "TransformerConfig": "TransformerConfig",
-    "preset": "preset",
   },
   "pav_jax.models.value_network": {
     "VerifierConfig": "VerifierConfig",
@@ -51,23 +64,12 @@ CONFIGURABLES = {
     "MadePolicy": "MadePolicy",
     "MadeValue": "MadeValue",
   },
-  "pav_jax.problems.chain.chain": {
-    "Chain": "Chain",
-    "clean_teacher": "clean_teacher",
-  },
-  "pav_jax.problems.chain.error_rates": {
-    "ErrorRateValues": "ErrorRateValues",
-    "measured_values": "measured_values",
-  },
-  "pav_jax.problems.chain.operations": {
-    "Operation": "Operation",
-    "harder": "harder",
-  },
   "pav_jax.problems.countdown": {
     "Countdown": "Countdown",
   },
   "pav_jax.problems.grading": {
     "NormalizedMatch": "NormalizedMatch",
+    "PublishedMatch": "PublishedMatch",
     "SymbolicMatch": "SymbolicMatch",
   },
   "pav_jax.problems.gsm8k": {
@@ -94,6 +96,9 @@ CONFIGURABLES = {
   "pav_jax.provers.adaptive": {
     "AdaptiveK": "AdaptiveK",
   },
+  "pav_jax.provers.base": {
+    "PolicyValues": "PolicyValues",
+  },
   "pav_jax.provers.best_of_k": {
     "BestOfK": "BestOfK",
   },
@@ -101,12 +106,17 @@ CONFIGURABLES = {
     "Budget": "Budget",
     "EarlyStopping": "EarlyStopping",
   },
+  "pav_jax.provers.importance": {
+    "ImportanceSampling": "ImportanceSampling",
+  },
+  "pav_jax.provers.monte_carlo": {
+    "MonteCarlo": "MonteCarlo",
+  },
   "pav_jax.provers.procedural": {
     "Procedural": "Procedural",
   },
   "pav_jax.provers.rollout_values": {
     "ClosedForm": "ClosedForm",
-    "OwnCompletions": "OwnCompletions",
     "WellFormed": "WellFormed",
     "WithinLimit": "WithinLimit",
   },
@@ -114,25 +124,28 @@ CONFIGURABLES = {
     "load_verifier": "load",
   },
   "pav_jax.runs.collect": {
+    "CollectSettings": "CollectSettings",
     "collect": "collect",
   },
-  "pav_jax.runs.compare": {
-    "compare": "compare",
-  },
   "pav_jax.runs.compare_searches": {
+    "SearchSettings": "SearchSettings",
     "Tuning": "Tuning",
     "search": "compare_searches",
   },
   "pav_jax.runs.finetune": {
+    "FinetuneSettings": "FinetuneSettings",
     "finetune": "finetune",
   },
   "pav_jax.runs.fit_verifier": {
+    "VerifierSettings": "VerifierSettings",
     "fit_verifier": "fit_verifier",
   },
   "pav_jax.runs.rejection": {
+    "RejectionSettings": "RejectionSettings",
     "rejection_finetune": "rejection_finetune",
   },
-  "pav_jax.runs.rl": {
+  "pav_jax.runs.reinforce": {
+    "RlSettings": "RlSettings",
     "reinforce": "reinforce",
   },
   "pav_jax.runs.rl_arms": {
@@ -140,20 +153,29 @@ CONFIGURABLES = {
     "fixed_verifier": "fixed_verifier",
     "grid": "grid",
   },
+  "pav_jax.runs.rl_fresh": {
+    "FreshSamples": "FreshSamples",
+  },
+  "pav_jax.runs.rl_held_out": {
+    "EvaluationConfig": "EvaluationConfig",
+  },
+  "pav_jax.runs.rl_start": {
+    "FreshPolicy": "FreshPolicy",
+    "PolicyCheckpoint": "PolicyCheckpoint",
+  },
   "pav_jax.runs.search_arms": {
-    "BeamArm": "Arm",
+    "BeamArm": "BeamArm",
   },
   "pav_jax.runs.show_traces": {
+    "InspectSettings": "InspectSettings",
     "inspect_traces": "inspect_traces",
-  },
-  "pav_jax.search.judging": {
-    "Judge": "Judge",
   },
   "pav_jax.training.baselines": {
     "BatchMean": "BatchMean",
     "GroupMean": "GroupMean",
     "LearnedBaseline": "LearnedBaseline",
     "NoBaseline": "NoBaseline",
+    "Credit": "less_baseline",
   },
   "pav_jax.training.collect_first_pits": {
     "FirstPits": "FirstPits",
@@ -166,54 +188,57 @@ CONFIGURABLES = {
   },
   "pav_jax.training.initial": {
     "Pretrained": "Pretrained",
+    "PretrainedBackbone": "PretrainedBackbone",
     "random_params": "random_params",
   },
   "pav_jax.training.labelling": {
     "Labelling": "Labelling",
   },
-  "pav_jax.training.language_arm": {
-    "LanguageArm": "LanguageArm",
+  "pav_jax.training.learning_rate": {
+    "LearningRateSchedule": "LearningRateSchedule",
   },
   "pav_jax.training.probes": {
     "Thresholds": "Thresholds",
   },
-  "pav_jax.training.rewards": {
-    "Reward": "Reward",
-  },
   "pav_jax.training.rl": {
     "Arm": "Arm",
-  },
-  "pav_jax.training.rl_evaluation": {
-    "HeldOut": "HeldOut",
-  },
-  "pav_jax.training.rl_text": {
-    "RateSchedule": "RateSchedule",
   },
   "pav_jax.training.sft": {
     "AdamW": "AdamW",
     "Muon": "Muon",
     "Stage": "Stage",
   },
-  "pav_jax.training.trunks": {
-    "PretrainedTrunk": "PretrainedTrunk",
-    "RandomTrunk": "RandomTrunk",
-  },
   "pav_jax.training.updates": {
     "Gradient": "Gradient",
     "NaturalGradient": "NaturalGradient",
   },
   "pav_jax.training.validation": {
-    "Validation": "Validation",
+    "FinetuneEvaluationConfig": "FinetuneEvaluationConfig",
   },
   "pav_jax.training.value_fitting": {
-    "Schedule": "Schedule",
+    "VerifierSchedule": "VerifierSchedule",
   },
 }
+
+
+def _problem_rooms() -> dict[str, list[str]]:
+  """The rooms within `problems`, and the names that each lists."""
+  rooms = pkgutil.iter_modules(problems.__path__, f"{problems.__name__}.")
+  return {
+    room.name: importlib.import_module(room.name).__all__
+    for room in rooms
+    if room.ispkg
+  }
+
 
 _PLACES = {
   name: (module, attribute)
   for module, names in CONFIGURABLES.items()
   for name, attribute in names.items()
+} | {
+  name: (module, name)
+  for module, names in _problem_rooms().items()
+  for name in names
 }
 
 _registered: set[str] = set()

@@ -17,11 +17,12 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from pav_jax.data import json_files, step_labels
 from pav_jax.rollout import Rollout
 
 
@@ -46,19 +47,15 @@ class Sample:
 
 
 def read(path: str | os.PathLike) -> list[Sample]:
-  """Reads a file, JSON or JSONL, in order.
+  """Reads a file, JSON or JSONL, compressed or not, in order.
 
   Raises:
     ValueError: the file is neither, holds no entry, or an entry lacks a field
       or has one of another type or range; it says where.
   """
   path = pathlib.Path(path)
-  try:
-    text = path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8: {error}") from error
   samples, first = [], {}
-  for where, entry in _entries(path, text):
+  for where, entry in _entries(path, json_files.read_text(path)):
     sample = _sample(where, entry)
     if sample.id in first:
       raise ValueError(
@@ -73,22 +70,17 @@ def read(path: str | os.PathLike) -> list[Sample]:
 
 
 def rollout(
-  samples: Sequence[Sample],
-  encode: Callable[[str], Sequence[int]],
-  *,
-  delimiter: str = "\n",
-  pad_id: int = 0,
+  samples: Sequence[Sample], problem: step_labels.EncodesText
 ) -> Rollout:
   """The samples as arrays, to be scored by a verifier.
 
-  The problem and every step are encoded by themselves, each followed by the
-  delimiter; so a step's offsets are known, whatever its text holds.
+  They are tokenised as imported labels are (`step_labels.to_targets`), and so
+  as the rollouts that a verifier has been trained on: the problem in its
+  prompt, each step with the delimiter, the last one with the end token.
 
   Args:
     samples: from `read`.
-    encode: from text to token ids.
-    delimiter: ends the problem and each step.
-    pad_id: fills up rows.
+    problem: of the verifier's policy.
 
   Returns:
     A rollout of numpy arrays, H the most steps of a sample: `outcome` is
@@ -96,35 +88,28 @@ def rollout(
     labels are not in it.
 
   Raises:
-    ValueError: there is no sample, or a part has no token.
+    ValueError: there is no sample, or a text cannot be tokens.
   """
   if not samples:
     raise ValueError("there is no sample, expected at least one")
-  rows, ends = [], []
-  for sample in samples:
-    parts = [
-      list(encode(text + delimiter)) for text in (sample.problem, *sample.steps)
-    ]
-    if not all(parts):
-      raise ValueError(
-        f"a part of sample {sample.id!r} has no token, expected one at least"
-      )
-    rows.append(np.concatenate(parts))
-    ends.append(np.cumsum([len(part) for part in parts]))
-  shape = len(rows), max(map(len, rows))
-  tokens = np.full(shape, pad_id, np.int32)
-  prefix_len = np.zeros((len(rows), max(map(len, ends))), np.int32)
-  for row, (ids, end) in enumerate(zip(rows, ends, strict=True)):
-    tokens[row, : len(ids)] = ids
-    prefix_len[row] = end[-1]
-    prefix_len[row, : len(end)] = end
+  traces = [
+    step_labels.Trace(
+      sample.problem,
+      sample.steps,
+      (None,) * len(sample.steps),
+      is_whole=True,
+      where=f"sample {sample.id!r}",
+    )
+    for sample in samples
+  ]
+  tokens, prefix_len = step_labels.tokenize(traces, problem)
   return Rollout(
     tokens=tokens,
-    logp=np.zeros(shape, np.float32),
+    logp=np.zeros(tokens.shape, np.float32),
     prefix_len=prefix_len,
     outcome=np.array([s.final_answer_correct for s in samples], np.float32),
-    problem_id=np.arange(len(rows), dtype=np.int32),
-    sample_id=np.zeros(len(rows), np.int32),
+    problem_id=np.arange(len(tokens), dtype=np.int32),
+    sample_id=np.zeros(len(tokens), np.int32),
   )
 
 
@@ -132,8 +117,8 @@ def _entries(path: pathlib.Path, text: str):
   """Where each entry stands, and what it is."""
   if text.lstrip().startswith("["):
     try:
-      entries = json.loads(text)
-    except json.JSONDecodeError as error:
+      entries = json_files.parse(text)
+    except ValueError as error:
       raise ValueError(f"{path} is not JSON: {error}") from error
     for number, entry in enumerate(entries):
       yield f"entry {number} of {path}", entry
@@ -143,8 +128,8 @@ def _entries(path: pathlib.Path, text: str):
     if line.strip():
       where = f"line {number} of {path}"
       try:
-        yield where, json.loads(line)
-      except json.JSONDecodeError as error:
+        yield where, json_files.parse(line)
+      except ValueError as error:
         raise ValueError(
           f"{where} is not JSON: {error}; expected a list of entries, or one "
           "entry a line"

@@ -96,6 +96,6 @@ def feature(vocabulary: Tokens) -> seqio.Feature:
     ValueError: if padding is not 0.
   """
   theirs = Vocabulary(vocabulary)
-  if isinstance(vocabulary, SentencePieceVocabulary):
+  if isinstance(vocabulary, SentencePieceVocabulary) and not vocabulary.exact:
     theirs = seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=0)
   return seqio.Feature(theirs, add_eos=False, dtype=tf.int32)

@@ -7,30 +7,38 @@ are put together; text is never split at delimiters.
 """
 
 import dataclasses
-import json
 import math
 import os
-import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
+from pav_jax.data import json_files
 from pav_jax.problems import vocabulary as vocabularies
 from pav_jax.rollout import StepTargets
 
 
 @runtime_checkable
-class TextTokens(vocabularies.Tokens, Protocol):
-  """A vocabulary that turns text into ids and back."""
+class EncodesText(Protocol):
+  """What importers need of a text problem.
 
-  def encode(self, text: str) -> list[int]:
-    """The ids of a text, with neither padding nor end."""
+  Attributes:
+    vocabulary: the tokenizer of the problem's policy.
+    delimiter: ends a step.
+  """
+
+  vocabulary: vocabularies.TextTokens
+  delimiter: str
+
+  def encode_problem(self, problem: str) -> list[int]:
+    """A problem's text as its prompt's token ids, as policies see problems."""
     ...
 
-  def decode(self, ids: Iterable[SupportsIndex]) -> str:
-    """The text of ids."""
+  def decode_problem(self, tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of the problem of such a prompt."""
     ...
 
 
@@ -101,7 +109,8 @@ def read_jsonl(
   """Reads a file of one JSON object a line.
 
   Args:
-    path: of the file, UTF-8. Blank lines are passed over.
+    path: of the file, UTF-8, compressed with gzip or zstd or not. Blank lines
+      are passed over.
     parse: makes the traces of one object; raises ValueError if it cannot.
     max_bad_lines: so many lines that cannot be used are left out, with a
       warning each; one more is an error.
@@ -115,19 +124,21 @@ def read_jsonl(
   """
   traces, bad_lines = [], 0
   # Bytes, as text would also be cut at U+2028 and the like.
-  with pathlib.Path(path).open("rb") as file:
-    for number, line in enumerate(file, 1):
-      if not line.strip():
-        continue
-      where = f"{os.fspath(path)}:{number}"
-      try:
-        for trace in parse(_object(line)):
-          traces.append(dataclasses.replace(trace, where=where))
-      except ValueError as error:
-        bad_lines += 1
-        if bad_lines > max_bad_lines:
-          raise ValueError(f"{where}: {error}") from error
-        warnings.warn(f"{where} is left out: {error}", stacklevel=3)
+  for number, line in enumerate(json_files.read(path).split(b"\n"), 1):
+    if not line.strip():
+      continue
+    where = f"{os.fspath(path)}:{number}"
+    try:
+      for trace in parse(_object(line)):
+        traces.append(dataclasses.replace(trace, where=where))
+    except ValueError as error:
+      bad_lines += 1
+      if bad_lines > max_bad_lines:
+        raise ValueError(
+          f"{where}: {error}; expected at most max_bad_lines = "
+          f"{max_bad_lines} lines that cannot be used"
+        ) from error
+      warnings.warn(f"{where} is left out: {error}", stacklevel=3)
   if not traces:
     raise ValueError(f"{os.fspath(path)} holds no labelled response")
   return traces
@@ -135,7 +146,7 @@ def read_jsonl(
 
 def _object(line: bytes) -> dict[str, Any]:
   try:
-    row = json.loads(line.decode("utf-8-sig"))
+    row = json_files.parse(line)
   except ValueError as error:
     raise ValueError(f"not a line of JSON: {error}") from error
   if not isinstance(row, dict):
@@ -170,19 +181,49 @@ def _excerpt(x: Any) -> str:
   return text if len(text) <= 60 else text[:60] + "…"
 
 
-def to_targets(
-  traces: Sequence[Trace], vocabulary: TextTokens, delimiter: str
-) -> StepTargets:
+def tokenize(
+  traces: Sequence[Trace], problem: EncodesText
+) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B P"]]:
+  """The tokens and `prefix_len` of traces, see `to_targets`."""
+  vocabulary = problem.vocabulary
+  end = _delimiter_ids(vocabulary, problem.delimiter)
+  # Traces of a file share most of their texts.
+  prompts: dict[str, list[int]] = {}
+  steps: dict[str, list[int]] = {}
+  encoders = ((prompts, problem.encode_problem), (steps, vocabulary.encode))
+  tokens, prefix_len = [], []
+  for trace in traces:
+    parts = ([trace.prompt], trace.steps)
+    for (ids_of, encode), texts in zip(encoders, parts, strict=True):
+      for part in texts:
+        if part not in ids_of:
+          ids_of[part] = _encoded(part, encode, vocabulary, trace.where)
+    row = list(prompts[trace.prompt])
+    lengths = [len(row)]
+    for number, step in enumerate(trace.steps, 1):
+      is_end = trace.is_whole and number == len(trace.steps)
+      row += steps[step]
+      row += [vocabulary.eos_id] if is_end else end
+      lengths.append(len(row))
+    tokens.append(row)
+    prefix_len.append(lengths)
+  return (
+    _padded(tokens, [vocabulary.pad_id] * len(tokens)),
+    _padded(prefix_len, [row[-1] for row in prefix_len]),
+  )
+
+
+def to_targets(traces: Sequence[Trace], problem: EncodesText) -> StepTargets:
   """Tokenises traces.
 
-  A row is the tokens of the prompt, then for each step those of its text and
-  of the delimiter; the last step of a whole response has the end token in the
-  delimiter's place, as responses have that are sampled (`problems.text`).
+  A row is the tokens of the prompt, as policies of the problem see it
+  (`encode_problem`), then for each step those of its text and of the delimiter;
+  the last step of a whole response has the end token in the delimiter's place,
+  as responses have that are sampled (`problems.text`).
 
   Args:
     traces: B of them.
-    vocabulary: the policy's, so that tokens and steps are.
-    delimiter: ends a step.
+    problem: of the policy, so that prompts, tokens and steps are.
 
   Returns:
     Step targets of numpy arrays: a label is one completion (n = 1), the bare
@@ -196,30 +237,17 @@ def to_targets(
   """
   if not traces:
     raise ValueError("there are no traces, expected at least one")
-  end = _delimiter_ids(vocabulary, delimiter)
-  encoded: dict[str, list[int]] = {}
+  tokens, prefix_len = tokenize(traces, problem)
   problems: dict[str, int] = {}
   num_samples: dict[str, int] = {}
-  tokens, prefix_len, ids = [], [], []
+  ids = []
   for trace in traces:
-    for text in (trace.prompt, *trace.steps):
-      if text not in encoded:
-        encoded[text] = _encode(text, vocabulary, trace.where)
-    row = list(encoded[trace.prompt])
-    lengths = [len(row)]
-    for number, step in enumerate(trace.steps, 1):
-      row += encoded[step]
-      is_end = trace.is_whole and number == len(trace.steps)
-      row += [vocabulary.eos_id] if is_end else end
-      lengths.append(len(row))
-    tokens.append(row)
-    prefix_len.append(lengths)
-    problem = problems.setdefault(trace.prompt, len(problems))
+    number = problems.setdefault(trace.prompt, len(problems))
     sample = num_samples.get(trace.prompt, 0)
     num_samples[trace.prompt] = sample + 1
-    ids.append((problem, sample))
+    ids.append((number, sample))
 
-  shape = (len(traces), max(map(len, prefix_len)))
+  shape = prefix_len.shape
   num_completions = np.zeros(shape, np.int32)
   num_correct = np.zeros(shape, np.float64)
   for row, trace in enumerate(traces):
@@ -229,12 +257,12 @@ def to_targets(
         num_correct[row, h] = label
   coarse = num_correct.astype(np.float32)
   return StepTargets(
-    tokens=_padded(tokens, [vocabulary.pad_id] * len(tokens)),
-    prefix_len=_padded(prefix_len, [row[-1] for row in prefix_len]),
+    tokens=tokens,
+    prefix_len=prefix_len,
     num_completions=num_completions,
     num_correct=coarse if (coarse == num_correct).all() else num_correct,
     outcome=np.array([trace.outcome for trace in traces], np.float32),
-    problem_id=np.array([problem for problem, _ in ids], np.int32),
+    problem_id=np.array([number for number, _ in ids], np.int32),
     sample_id=np.array([sample for _, sample in ids], np.int32),
   )
 
@@ -247,19 +275,26 @@ def _padded(rows: list[list[int]], fill: list[int]) -> np.ndarray:
   )
 
 
-def _encode(text: str, vocabulary: TextTokens, where: str) -> list[int]:
+def _encoded(
+  part: str,
+  encode: Callable[[str], Sequence[int]],
+  vocabulary: vocabularies.TextTokens,
+  where: str,
+) -> list[int]:
   try:
-    ids = [int(i) for i in vocabulary.encode(text)]
+    ids = [int(i) for i in encode(part)]
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from error
   if vocabulary.eos_id in ids or vocabulary.pad_id in ids:
     raise ValueError(
-      f"{where}: text {_excerpt(text)} has padding or end among its tokens"
+      f"{where}: text {_excerpt(part)} has padding or end among its tokens"
     )
   return ids
 
 
-def _delimiter_ids(vocabulary: TextTokens, delimiter: str) -> list[int]:
+def _delimiter_ids(
+  vocabulary: vocabularies.TextTokens, delimiter: str
+) -> list[int]:
   ends_step = vocabularies.delimiter_table(vocabulary, delimiter)
   ids = [int(i) for i in vocabulary.encode(delimiter)]
   if not ids or not ends_step[ids[-1]]:

@@ -12,12 +12,12 @@ a conversion to bool makes True.
 
 import json
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from pav_jax import files
 from pav_jax.data import step_labels
 from pav_jax.rollout import StepTargets
 
@@ -65,8 +65,7 @@ def read(
 
 def rows(
   targets: StepTargets,
-  vocabulary: step_labels.TextTokens,
-  delimiter: str,
+  problem: step_labels.EncodesText,
   *,
   label_type: type = float,
   threshold: float | None = None,
@@ -74,14 +73,14 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
   """Rows of this schema; the inverse of `read` and `to_targets`.
 
-  A step's text is that of its tokens less the delimiter or the end token, and
-  its label the share of correct completions of the prefix that it ends. The
-  bare problem's value has no place in the schema.
+  A prompt is the problem's text, without its template. A step's text is that of
+  its tokens less the delimiter or the end token, and its label the share of
+  correct completions of the prefix that it ends. The bare problem's value has
+  no place in the schema.
 
   Args:
     targets: B traces.
-    vocabulary: the one they were tokenised with.
-    delimiter: ends a step.
+    problem: with which they were tokenised.
     label_type: bool, int or float.
     threshold: labels are 1 from here on, and else 0; None keeps them.
     merge_unlabelled: text of steps without a label goes to the next step with
@@ -118,7 +117,7 @@ def rows(
           f"step {h} of row {row} has no label; merge_unlabelled=True joins it "
           "with the next"
         )
-      steps.append(_text(tokens[start:stop], vocabulary, delimiter))
+      steps.append(_text(tokens[start:stop], problem))
       label = float(c[h]) / int(n[h])
       if threshold is not None:
         label = float(label >= threshold)
@@ -130,7 +129,7 @@ def rows(
       labels.append(label_type(label))
       start = stop
     if steps:
-      prompt = vocabulary.decode(tokens[: prefix_len[0]].tolist())
+      prompt = problem.decode_problem(tokens[: prefix_len[0]])
       yield {"prompt": prompt, "completions": steps, "labels": labels}
     elif not merge_unlabelled:
       raise ValueError(f"row {row} has no steps")
@@ -139,8 +138,7 @@ def rows(
 def write(
   path: str | os.PathLike,
   targets: StepTargets,
-  vocabulary: step_labels.TextTokens,
-  delimiter: str,
+  problem: step_labels.EncodesText,
   **options: Any,
 ) -> None:
   """Writes a file of this schema; the file appears whole or not at all.
@@ -148,28 +146,20 @@ def write(
   Args:
     path: of the file.
     targets: B traces.
-    vocabulary: the one they were tokenised with.
-    delimiter: ends a step.
+    problem: with which they were tokenised.
     **options: of `rows`.
 
   Raises:
     ValueError: as of `rows`.
     OSError: if the file cannot be written.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.partial")
-  try:
-    with partial.open("w", encoding="utf-8") as file:
-      for row in rows(targets, vocabulary, delimiter, **options):
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  with files.whole_file(path, "w") as file:
+    for row in rows(targets, problem, **options):
+      file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _text(ids: np.ndarray, vocabulary, delimiter: str) -> str:
+def _text(ids: np.ndarray, problem: step_labels.EncodesText) -> str:
+  vocabulary = problem.vocabulary
   if ids[-1] == vocabulary.eos_id:
     return vocabulary.decode(ids[:-1].tolist())
-  return vocabulary.decode(ids.tolist()).removesuffix(delimiter)
+  return vocabulary.decode(ids.tolist()).removesuffix(problem.delimiter)

@@ -7,23 +7,22 @@ an uninterrupted run.
 """
 
 import contextlib
-import errno
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from pav_jax import files
 from pav_jax.data import step_targets
 from pav_jax.data import step_targets_records as records
 from pav_jax.data.step_targets import MANIFEST, Manifest, Shard
 from pav_jax.rollout import StepTargets
+from pav_jax.shards import Shards
 
 
 class Writer:
@@ -92,6 +91,9 @@ class Writer:
     self._mine = range(host, num_shards, num_hosts)
     self._is_first = host == 0
     self._part = f"{host}-of-{num_hosts}"
+    self._shards = Shards(
+      self._directory, self._manifest.identity(), self._part
+    )
     self._lock = self._take_lock(num_hosts)
     try:
       self._remove_partial_files(num_hosts)
@@ -144,24 +146,13 @@ class Writer:
       raise ValueError(f"shard {index} is there already")
     records.check_targets(targets, self._manifest.pad_id)
     name = step_targets.shard_name(index, self._manifest.num_shards)
-    partial = self._partial(name)
-    try:
-      with tf.io.TFRecordWriter(str(partial)) as file:
+
+    def write(path: pathlib.Path) -> None:
+      with tf.io.TFRecordWriter(str(path)) as file:
         for record in records.encode(targets):
           file.write(record)
-      _sync(partial)
-      with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-      shard = _describe(name, digest, partial.stat().st_size, targets)
-      # The receipt first: so a shard is never there without.
-      self._write_atomically(
-        _receipt(name), json.dumps(asdict(shard), indent=1).encode() + b"\n"
-      )
-      os.replace(partial, self._directory / name)
-      _sync(self._directory)
-    except (OSError, tf.errors.OpError) as error:
-      partial.unlink(missing_ok=True)
-      raise _could_not_write(self._directory / name, error) from error
+
+    self._shards.write_by(name, write, **_describe(targets))
 
   def finish(self) -> Manifest:
     """Checks that all shards are there and sound, and completes the manifest.
@@ -192,27 +183,20 @@ class Writer:
       step_targets.check_shard(self._directory, shard)
     if self._is_first:
       self._manifest = replace(self._manifest, shards=tuple(shards))
-      self._write_atomically(MANIFEST, self._manifest.to_json())
+      self._write_manifest()
     return self._manifest
 
   def _written(self, index: int) -> Shard | None:
     """What the receipt says of a shard that is there."""
     name = step_targets.shard_name(index, self._manifest.num_shards)
-    receipt = self._directory / _receipt(name)
-    if not (self._directory / name).exists() or not receipt.exists():
+    receipt = self._shards.receipt(name)
+    if receipt is None:
       return None
-    try:
-      return Shard(**json.loads(receipt.read_bytes()))
-    except (ValueError, TypeError) as error:
-      raise ValueError(
-        f"{receipt} cannot be read ({error}). Move it away and start again: "
-        "its shard alone is written again"
-      ) from error
+    del receipt["run"]
+    return Shard(file=name, **receipt)
 
   def _open_manifest(self) -> None:
-    self._write_atomically(
-      MANIFEST, self._manifest.to_json(), keep_existing=True
-    )
+    self._write_manifest(keep_existing=True)
     found = step_targets.read_manifest(self._directory).identity()
     wanted = self._manifest.identity()
     differences = [
@@ -247,33 +231,32 @@ class Writer:
         os.close(other)
     return lock
 
-  def _partial(self, name: str) -> pathlib.Path:
-    return self._directory / f".{name}.{self._part}.partial"
-
   def _remove_partial_files(self, num_hosts: int) -> None:
-    # Those of this division belong to hosts that may be at work, or will be
-    # written over; those of another belong to nobody.
+    # Those of this division belong to hosts that may be at work, but for one's
+    # own; those of another belong to nobody.
     for path in self._directory.glob(".*.partial"):
-      if not path.name.endswith(f"-of-{num_hosts}.partial"):
+      of_other_host = path.name.endswith(f"-of-{num_hosts}.partial")
+      if not of_other_host or path.name.endswith(f".{self._part}.partial"):
         path.unlink()
 
-  def _write_atomically(
-    self, name: str, data: bytes, *, keep_existing: bool = False
-  ) -> None:
-    partial, path = self._partial(name), self._directory / name
+  def _write_manifest(self, *, keep_existing: bool = False) -> None:
+    path, data = self._directory / MANIFEST, self._manifest.to_json()
+    if keep_existing and path.exists():
+      return
+    partial = files.partial_of(path, self._part)
     try:
       partial.write_bytes(data)
-      _sync(partial)
+      files.sync(partial)
       if keep_existing:
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError):  # another host was first
           os.link(partial, path)
         partial.unlink()
       else:
         os.replace(partial, path)
-      _sync(self._directory)
+      files.sync(self._directory)
     except OSError as error:
       partial.unlink(missing_ok=True)
-      raise _could_not_write(path, error) from error
+      raise files.could_not_write(path, error) from error
 
 
 def write(
@@ -319,23 +302,17 @@ def write(
     return writer.finish()
 
 
-def _describe(name, digest, size, targets) -> Shard:
+def _describe(targets) -> dict[str, int]:
+  """What a shard's receipt says besides its digest and size."""
   prefix_len = np.asarray(targets.prefix_len)
   n = np.asarray(targets.num_completions)
-  return Shard(
-    file=name,
-    sha256=digest,
-    num_bytes=size,
-    num_traces=len(prefix_len),
-    num_labels=int((n > 0).sum()),
-    num_completions=int(n.sum(dtype=np.int64)),
-    max_tokens=int(prefix_len.max(initial=0)),
-    max_prefixes=int(records.num_prefixes_of(prefix_len).max(initial=1)),
-  )
-
-
-def _receipt(name: str) -> str:
-  return name.removesuffix(".tfrecord") + ".json"
+  return {
+    "num_traces": len(prefix_len),
+    "num_labels": int((n > 0).sum()),
+    "num_completions": int(n.sum(dtype=np.int64)),
+    "max_tokens": int(prefix_len.max(initial=0)),
+    "max_prefixes": int(records.num_prefixes_of(prefix_len).max(initial=1)),
+  }
 
 
 def _differences(was: Any, now: Any, name: str = "") -> Iterator[tuple]:
@@ -359,29 +336,3 @@ def _try_lock(path: pathlib.Path, kind: int) -> int | None:
     os.close(descriptor)
     return None
   return descriptor
-
-
-def _sync(path: pathlib.Path) -> None:
-  """Waits until a file or a directory is on the disk."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _could_not_write(path: pathlib.Path, error: Exception) -> OSError:
-  number = getattr(error, "errno", None)
-  # TensorFlow's name for a full disk.
-  if type(error).__name__ == "ResourceExhaustedError":
-    number = errno.ENOSPC
-  if number == errno.ENOSPC:
-    reason = (
-      "the disk is full. Make room and start again with the same settings"
-    )
-  else:
-    reason = f"{error}. Start again with the same settings when that is mended"
-  return OSError(
-    number or errno.EIO,
-    f"could not write {path}: {reason}; shards that were finished are kept",
-  )

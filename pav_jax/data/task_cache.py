@@ -4,8 +4,8 @@ import collections
 import json
 import os
 import pathlib
-import shutil
 
+from pav_jax import files
 from pav_jax.problems.frameworks import seqio, tf
 
 _BLOCK = 16  # seqio reads as many examples of a file, then of the next
@@ -51,14 +51,10 @@ def cache(
   ).absolute()
   if folder.exists():
     raise ValueError(f"{folder} exists, expected none")
-  partial = folder.with_name(f".{folder.name}-partial")
-  if partial.exists():
-    shutil.rmtree(partial)
-  partial.mkdir(parents=True)
-  for split in task.splits:
-    _write_split(task, split, str(partial), num_shards)
-  (partial / "COMPLETED").touch()
-  partial.rename(folder)
+  with files.whole_folder(folder) as partial:
+    for split in task.splits:
+      _write_split(task, split, str(partial), num_shards)
+    (partial / "COMPLETED").touch()
   return folder
 
 

@@ -6,18 +6,16 @@ nothing. `problem_id` and `sample_id` are carried along; a mixture keeps them if
 it is asked to (`passthrough_features=tasks.IDS`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pav_jax.data.seqio_vocabulary import feature
-from pav_jax.problems import text
-from pav_jax.problems.data_problem import DataProblem
+from pav_jax.problems import base
 from pav_jax.problems.frameworks import seqio, tf
 
 IDS = ("problem_id", "sample_id")
-NUM_PROBLEMS = (("train", 2**20), ("validation", 1000), ("test", 1000))
 _BLOCK = 256  # problems at a time
 
 
@@ -59,19 +57,17 @@ def _indices(
 
 
 def _addresses(
-  problem: text.GeneratedProblem,
-  num_problems: Mapping[str, int],
-  num_samples: int,
+  problem_ids: Mapping[str, np.ndarray], num_samples: int
 ) -> Callable[..., tf.data.Dataset]:
   """The function of a source of problem and sample ids."""
 
   def addresses(split, shuffle_files, seed=None, shard_info=None):
-    number = num_problems[split]
-    first = int(problem.problem_ids(split, 0, 1)[0])
+    ids = tf.constant(problem_ids[split], tf.int32)
+    number = len(problem_ids[split])
     dataset = _indices(number * num_samples, shuffle_files, seed, shard_info)
     return dataset.map(
       lambda i: {
-        "problem_id": tf.cast(i % number * len(text.SPLITS) + first, tf.int32),
+        "problem_id": ids[i % number],
         "sample_id": tf.cast(i // number, tf.int32),
       }
     )
@@ -79,32 +75,27 @@ def _addresses(
   return addresses
 
 
-def _demonstrate(
-  problem: text.GeneratedProblem,
-) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+def _demonstrate(problem: Any) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
   """The preprocessor that writes the demonstrations at given ids."""
-  eos = problem.vocabulary.eos_id
 
   def write(problem_id, sample_id):
-    responses = problem.responses(problem_id, sample_id)
-    length = (responses == eos).argmax(-1) + 1
-    prompts = problem.prompts(problem_id)
-    return [x.astype(np.int32) for x in (prompts, responses, length)]
+    rollout = base.demonstrations(problem, problem_id, sample_id)
+    ends = rollout.prefix_len[:, [0, -1]]
+    return [x.astype(np.int32) for x in (rollout.tokens, *ends.T)]
 
   def block(ids):
-    prompts, responses, length = tf.numpy_function(
+    tokens, begin, end = tf.numpy_function(
       write, [ids[name] for name in IDS], [tf.int32] * 3
     )
     return ids | {
-      "inputs": tf.ensure_shape(prompts, [None, problem.prompt_len]),
-      "targets": tf.ensure_shape(responses, [None, problem.max_response_len]),
-      "length": tf.ensure_shape(length, [None]),
+      "tokens": tf.ensure_shape(tokens, [None, None]),
+      "begin": tf.ensure_shape(begin, [None]),
+      "end": tf.ensure_shape(end, [None]),
     }
 
   def cut(example):
-    length = example.pop("length")
-    targets = tf.ensure_shape(example["targets"][:length], [None])
-    return example | {"targets": targets}
+    tokens, begin, end = map(example.pop, ("tokens", "begin", "end"))
+    return example | {"inputs": tokens[:begin], "targets": tokens[begin:end]}
 
   def demonstrate(dataset: tf.data.Dataset) -> tf.data.Dataset:
     dataset = dataset.batch(_BLOCK)
@@ -114,62 +105,26 @@ def _demonstrate(
   return demonstrate
 
 
-def _examples(
-  problem: DataProblem | text.TextProblem, num_problems: Mapping[str, int]
-) -> Callable[..., tf.data.Dataset]:
-  """The function of a source of problems and their answers."""
-  ids = tf.TensorSpec([None], tf.int32)
-  scalar = tf.TensorSpec([], tf.int32)
-
-  def examples(split, shuffle_files, seed=None, shard_info=None):
-    def rows():
-      for example in problem.examples(split, 0, num_problems[split]):
-        target = example.answer
-        if isinstance(problem, DataProblem):
-          target = problem.solution(example.problem_id)
-        yield {
-          "inputs": np.asarray(example.prompt, np.int32),
-          "targets": np.asarray(target, np.int32),
-          "problem_id": example.problem_id,
-          "sample_id": 0,
-        }
-
-    dataset = tf.data.Dataset.from_generator(
-      rows,
-      output_signature={"inputs": ids, "targets": ids}
-      | dict.fromkeys(IDS, scalar),
-    )
-    if shard_info and shard_info.num_shards > 1:
-      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-    if shuffle_files:
-      dataset = dataset.shuffle(num_problems[split], seed)
-    return dataset
-
-  return examples
-
-
 def register(
   name: str,
-  problem: text.GeneratedProblem | DataProblem | text.TextProblem,
+  problem: Any,
   *,
   num_problems: Mapping[str, int] | None = None,
   num_samples: int = 1,
 ) -> seqio.Task:
   """Registers a problem's demonstrations as a seqio task.
 
-  Of a `GeneratedProblem` the first demonstration of each problem comes first,
-  then the second of each, and so on; each host makes its own part alone. A
-  `DataProblem` has one example each, with its solution for a response, and so
-  has any other problem, with its answer.
+  The first demonstration of each problem comes first, then the second of each,
+  and so on; each host makes its own part alone.
 
   With `shuffle` all examples of a split are permuted, the same way for the same
   seed, and seqio's buffer shuffles what comes out, anew in each epoch.
 
   Args:
     name: of the task.
-    problem: any text problem.
-    num_problems: of each split; None for all of a `DataProblem`, and else for
-      2²⁰ to train and 1000 for validation and test each.
+    problem: a text problem with demonstrations.
+    num_problems: of each split; None for all that there are, but of generated
+      problems at most 2²⁰ for train and 1000 each for validation and test.
     num_samples: demonstrations of each problem.
 
   Returns:
@@ -178,15 +133,13 @@ def register(
 
   Raises:
     ValueError: if there is such a task already, a split or number is unknown or
-      not positive, the vocabulary's padding is not 0, or the problem has no
-      demonstrations and several are asked for.
+      not positive, or the vocabulary's padding is not 0.
   """
-  if num_problems is None and isinstance(problem, DataProblem):
-    num_problems = {name: problem.split_size(name) for name in text.SPLITS}
-  num_problems = dict(NUM_PROBLEMS if num_problems is None else num_problems)
-  if set(num_problems) - set(text.SPLITS) or not num_problems:
+  if num_problems is None:
+    num_problems = {split: _most(problem, split) for split in base.SPLITS}
+  if set(num_problems) - set(base.SPLITS) or not num_problems:
     raise ValueError(
-      f"num_problems has {tuple(num_problems)}, expected some of {text.SPLITS}"
+      f"num_problems has {tuple(num_problems)}, expected some of {base.SPLITS}"
     )
   for split, number in num_problems.items():
     if number < 1:
@@ -195,28 +148,61 @@ def register(
       )
   if num_samples < 1:
     raise ValueError(f"num_samples is {num_samples}, expected at least 1")
-  if isinstance(problem, text.GeneratedProblem):
-    for split, number in num_problems.items():
-      problem.problem_ids(split, number - 1, number)
-    function = _addresses(problem, num_problems, num_samples)
-    preprocessors = [_demonstrate(problem)]
-  elif num_samples == 1:
-    function, preprocessors = _examples(problem, num_problems), []
-  else:
-    raise ValueError(
-      f"num_samples is {num_samples}, expected 1 for a problem without "
-      "demonstrations"
-    )
+  problem_ids = {
+    split: problem.problem_ids(split, 0, number)
+    for split, number in num_problems.items()
+  }
   tokens = feature(problem.vocabulary)
   return seqio.TaskRegistry.add(
     name,
     source=_Source(
-      function,
+      _addresses(problem_ids, num_samples),
       splits=tuple(num_problems),
       num_input_examples={
         split: number * num_samples for split, number in num_problems.items()
       },
     ),
-    preprocessors=[*preprocessors, seqio.CacheDatasetPlaceholder()],
+    preprocessors=[_demonstrate(problem), seqio.CacheDatasetPlaceholder()],
     output_features={"inputs": tokens, "targets": tokens},
   )
+
+
+def _most(problem: Any, split: str) -> int:
+  """Problems of a split that a task has."""
+  generated = 2**20 if split == "train" else 1000
+  size = problem.split_size(split)
+  return size if size <= 2**24 else generated
+
+
+def mixture(
+  names: Sequence[str],
+  problems: Sequence[Any],
+  *,
+  rates: Sequence[float | int] | None,
+  split: str,
+) -> str:
+  """Registers one split of problems as tasks, and all of them as a mixture.
+
+  What was registered under these names before is replaced.
+
+  Args:
+    names: of the tasks.
+    problems: as many, see `register`.
+    rates: how often each is drawn from, relative to the others; None for as
+      often as it has examples.
+    split: of the problems.
+
+  Returns:
+    The mixture's name.
+  """
+  sizes = [_most(problem, split) for problem in problems]
+  for name, problem, size in zip(names, problems, sizes, strict=True):
+    if name in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.remove(name)
+    register(name, problem, num_problems={split: size})
+  together = "mixture_" + "_".join(names)
+  if together in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.remove(together)
+  rates = [float(rate) for rate in rates or sizes]
+  seqio.MixtureRegistry.add(together, list(zip(names, rates, strict=True)))
+  return together

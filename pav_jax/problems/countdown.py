@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import countdown_search, hashing, text
+from pav_jax.problems.base import Tokens
 from pav_jax.problems.countdown_search import SYMBOLS
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.rollout import Rollout
@@ -291,7 +292,7 @@ class Countdown(text.GeneratedProblem):
       prompt, response = np.split(row, [self.prompt_len])
       yield self._trace(prompt, response, steps)
 
-  def outcomes(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
+  def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
     """The outcome reward of whole responses, float32[B].
 
     Raises:
@@ -305,7 +306,7 @@ class Countdown(text.GeneratedProblem):
       np.float32,
     )
 
-  def grade(self, response: text.Tokens, answer: text.Tokens) -> int:
+  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
     """1 if every step is legal and the last number left is the target.
 
     Args:
@@ -322,7 +323,7 @@ class Countdown(text.GeneratedProblem):
         f"answer has shape {answer.shape}, expected ({self.prompt_len},)"
       )
     tokens = np.concatenate([answer, np.asarray(response, np.int64)])[None]
-    return int(self.outcomes(Rollout(tokens, *[None] * 5))[0])
+    return bool(self.grade(Rollout(tokens, *[None] * 5))[0])
 
   def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
     """Prefixes that are wrong for certain, whatever follows: bool[B, H + 1].

@@ -4,18 +4,23 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import vocabulary as vocabularies
+from pav_jax.problems.answer_groups import group
+from pav_jax.problems.base import SPLITS, Example, Tokens
 from pav_jax.problems.data_splits import split_of
-from pav_jax.problems.grading import Grader, NormalizedMatch
+from pav_jax.problems.grading import (
+  ComparesAnswers,
+  Grader,
+  NormalizedMatch,
+)
 from pav_jax.problems.prefixes import prefix_lengths
 from pav_jax.problems.prompt_format import PromptFormat, Record
-from pav_jax.problems.text import SPLITS, Example, Tokens
 from pav_jax.rollout import Rollout
 
 
@@ -43,6 +48,7 @@ class DataProblem(abc.ABC):
     ValueError: if a number is not positive.
   """
 
+  placement: ClassVar[Literal["device", "host"]] = "host"
   delimiter: ClassVar[str] = "\n"
 
   vocabulary: Any
@@ -90,13 +96,39 @@ class DataProblem(abc.ABC):
     """Identifies vocabulary and delimiter, see `vocabulary.fingerprint`."""
     return vocabularies.fingerprint(self.vocabulary, self.delimiter)
 
+  @functools.cached_property
+  def _shots(self) -> tuple[Record, ...]:
+    return self.prompt.shots(self.records()["train"])
+
+  def encode_problem(self, problem: str, *, key: str = "") -> list[int]:
+    """The ids of a problem's prompt: `<bos>`, shots and the template.
+
+    Everything that shows a problem to a policy or a verifier uses this: the
+    data set's problems, and those of imported labels and benchmarks.
+
+    Args:
+      problem: its text.
+      key: its name in the data set, lest it be a shot of its own prompt.
+
+    Raises:
+      ValueError: if the prompt has no token.
+    """
+    record = Record(key, problem, "", "")
+    text = self.prompt.prompt(record, self._shots)
+    return vocabularies.encode_prompt(self.vocabulary, text)
+
+  def decode_problem(self, tokens: Tokens) -> str:
+    """The text of the problem that `encode_problem` has encoded.
+
+    Raises:
+      ValueError: if tokens are no such prompt.
+    """
+    text = self.vocabulary.decode(np.asarray(tokens).tolist())
+    return self.prompt.problem(text)
+
   def split_size(self, split: str) -> int:
     """Problems of a split that are not left out."""
     return len(split_of(self, split).kept)
-
-  def num_left_out(self, split: str) -> int:
-    """Problems of a split that are too long."""
-    return len(split_of(self, split).records) - self.split_size(split)
 
   def problem_ids(
     self, split: str, start: int, stop: int
@@ -183,7 +215,7 @@ class DataProblem(abc.ABC):
       )
     return self._padded(rows, self.max_response_len)
 
-  def grade(self, response: Tokens, answer: Tokens) -> int:
+  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
     """1 for a correct response, else 0; never raises on any tokens.
 
     Args:
@@ -195,21 +227,15 @@ class DataProblem(abc.ABC):
     response = np.asarray(response, np.int64)
     (prefix_len,) = self._prefix_lengths(response[None], np.zeros(1, int), 1)
     text = self._text(response[: prefix_len[-1]])
-    return int(text is not None and self.grader([text], [right])[0])
+    return bool(text is not None and self.grader([text], [right])[0])
 
-  def outcomes(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
+  def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
     """The outcome reward of whole responses, float32[B].
 
     A response is wrong if it has neither an end token nor, after shots, the
     beginning of another problem, whose text does not count.
     """
-    tokens, prefix_len = map(np.asarray, (rollout.tokens, rollout.prefix_len))
-    texts = [
-      self._text(row[begin:end])
-      for row, begin, end in zip(
-        tokens, prefix_len[:, 0], prefix_len[:, -1], strict=True
-      )
-    ]
+    texts = self._texts(rollout)
     problem_id = np.asarray(rollout.problem_id)
     ended = [row for row, text in enumerate(texts) if text is not None]
     out = np.zeros(len(texts), np.float32)
@@ -220,9 +246,27 @@ class DataProblem(abc.ABC):
       )
     return out
 
-  def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
-    """Prefixes that are wrong for certain: none is known to be."""
-    return np.zeros(np.shape(rollout.prefix_len), bool)
+  def final_answers(self, rollout: Rollout) -> Int[np.ndarray, "B"]:
+    """Numbers that are equal where the grader takes answers for equal.
+
+    They are counted from 0 for each problem. A response has no answer
+    (`NO_ANSWER`) if the grader finds none, or it would be graded as one without
+    an end. For a grader that does not compare answers (`ComparesAnswers`) a
+    response's answer is its last line.
+    """
+    texts = self._texts(rollout)
+    ended = [row for row, text in enumerate(texts) if text is not None]
+    responses = [texts[row] for row in ended]
+    if isinstance(self.grader, ComparesAnswers):
+      given = self.grader.final_answers(responses)
+      equal = self.grader.equal
+    else:
+      given = [text.strip().rpartition("\n")[2] or None for text in responses]
+      equal = _are_one
+    answers: list[str | None] = [None] * len(texts)
+    for row, answer in zip(ended, given, strict=True):
+      answers[row] = answer
+    return group(answers, np.asarray(rollout.problem_id), equal)
 
   def demonstrations(
     self, problem_id: Int[ArrayLike, "B"], sample_id: Int[ArrayLike, "B"]
@@ -250,7 +294,7 @@ class DataProblem(abc.ABC):
     Arguments and result are those of `text.GeneratedProblem.rollout`.
     """
     rollout = self._rollout(problem_id, responses, sample_id, num_steps)
-    return dataclasses.replace(rollout, outcome=self.outcomes(rollout))
+    return dataclasses.replace(rollout, outcome=self.grade(rollout))
 
   def _rollout(self, problem_id, responses, sample_id, num_steps=None):
     problem_id = np.asarray(problem_id, np.int32)
@@ -282,6 +326,15 @@ class DataProblem(abc.ABC):
       num_steps=num_steps,
     )
 
+  def _texts(self, rollout: Rollout) -> list[str | None]:
+    tokens, prefix_len = map(np.asarray, (rollout.tokens, rollout.prefix_len))
+    return [
+      self._text(row[begin:end])
+      for row, begin, end in zip(
+        tokens, prefix_len[:, 0], prefix_len[:, -1], strict=True
+      )
+    ]
+
   def _text(self, response: np.ndarray) -> str | None:
     """A response as it is graded; None for one without an end."""
     ended = len(response) > 0 and response[-1] == self.vocabulary.eos_id
@@ -310,3 +363,7 @@ class DataProblem(abc.ABC):
     for row, ids in zip(out, rows, strict=True):
       row[: len(ids)] = ids
     return out
+
+
+def _are_one(answers: Sequence[str], others: Sequence[str]) -> np.ndarray:
+  return np.array([x == y for x, y in zip(answers, others, strict=True)], bool)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from pav_jax.problems.base import SPLITS
 from pav_jax.problems.prompt_format import Record
-from pav_jax.problems.text import SPLITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,20 +36,20 @@ def split_of(problem: Any, split: str) -> Split:
 
   Raises:
     ValueError: if there is no such split, it is empty, nothing of it fits, or
-      a prompt of the test split does not.
+      a prompt of the test split does not; if two problems have one key, or most
+      solutions have more than `max_steps` steps.
   """
   if split not in SPLITS:
     raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
   all_records = problem.records()
+  _check_keys(all_records)
   records = all_records[split]
   if not records:
     raise ValueError(f"split {split!r} is empty, expected at least one problem")
-  shots = problem.prompt.shots(all_records["train"])
   words = problem.vocabulary
-  encode_prompt = getattr(words, "encode_prompt", words.encode)
   prompts = [
-    np.array(encode_prompt(problem.prompt.prompt(record, shots)), np.int32)
-    for record in records
+    np.array(problem.encode_problem(x.problem, key=x.key), np.int32)
+    for x in records
   ]
   responses = [
     np.array(
@@ -57,6 +57,7 @@ def split_of(problem: Any, split: str) -> Split:
     )
     for record in records
   ]
+  _check_steps(problem, split, responses)
   if split == "test":
     prompts = _fit(problem, records, prompts)
     return Split(records, prompts, responses, np.arange(len(records)))
@@ -75,6 +76,31 @@ def split_of(problem: Any, split: str) -> Split:
       f"{problem.max_response_len} of them"
     )
   return Split(records, prompts, responses, np.flatnonzero(fits))
+
+
+def _check_keys(records: Mapping[str, Sequence[Record]]) -> None:
+  """Keys name problems; a problem that comes twice is one."""
+  texts: dict[str, str] = {}
+  for split in SPLITS:
+    for record in records[split]:
+      if texts.setdefault(record.key, record.problem) != record.problem:
+        raise ValueError(
+          f"two problems have the key {record.key!r}: "
+          f"{texts[record.key]!r:.60} and {record.problem!r:.60}; expected a "
+          "key for each"
+        )
+
+
+def _check_steps(problem, split, responses) -> None:
+  """Steps beyond the last one that is counted are no steps of their own."""
+  number = np.median(
+    [problem.ends_step[ids[:-1]].sum() + 1 for ids in responses]
+  )
+  if number > problem.max_steps:
+    raise ValueError(
+      f"max_steps is {problem.max_steps} and solutions of split {split!r} have "
+      f"{number:g} steps at the median, expected at least as many"
+    )
 
 
 def _fit(problem, records, prompts) -> list[np.ndarray]:

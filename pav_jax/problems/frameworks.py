@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from pav_jax import packages
+
 __all__ = ["seqio", "tf", "tfds"]
 
 
@@ -38,7 +40,8 @@ try:
       with contextlib.suppress(RuntimeError):  # In use, and so not ours.
         tf.config.set_visible_devices([], _kind)
 except ImportError as error:
-  raise ImportError(
-    "this needs seqio and TensorFlow: pip install 'pav_jax[data]', on a Python "
-    f"that they have packages for ({error})"
+  raise packages.MissingPackageError(
+    f"data sets of TFDS and seqio need TensorFlow, which cannot be imported "
+    f"({error}): pip install tensorflow tensorflow-datasets seqio "
+    "importlib_resources, on Linux and a Python below 3.13"
   ) from error

@@ -1,4 +1,4 @@
-"""Processes that grade, with limits, and are replaced when they break them.
+"""Processes that compare answers, with limits; breaking them costs a process.
 
 They are programs of their own (`grading_worker`), not forks: JAX has threads,
 and the caller's main module need not be importable. What they write is bytes
@@ -8,7 +8,6 @@ that say right or wrong; nothing of it is executed or unpickled.
 import atexit
 import collections
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -24,10 +23,8 @@ from collections.abc import Iterable, Iterator, Sequence
 _PROGRAM = pathlib.Path(__file__).with_name("grading_worker.py")
 _READY, _BEGIN, _CORRECT, _WRONG, _TIMEOUT = b"rb10t"
 _MOST_LOSSES = 10  # of processes that had not yet read what they were sent
-_CHUNK = (4, 32)  # rows a process gets at a time, at least and at most
-_CHUNK_CHARS = 1 << 18
+_CHUNK = (4, 64)  # rows a process gets at a time, at least and at most
 _START_SECONDS = 120
-MAX_CHARS = 1 << 20  # of a response; longer ones are wrong
 
 
 class _Worker:
@@ -84,10 +81,6 @@ class Pool:
   def __init__(
     self, symbolic: bool, seconds: float, megabytes: int, num_workers: int
   ):
-    if symbolic and importlib.util.find_spec("math_verify") is None:
-      raise ImportError(
-        "symbolic grading needs math-verify: pip install 'pav_jax[math]'"
-      )
     self._arguments = (str(symbolic), str(float(seconds)), str(megabytes))
     self._num_workers = num_workers
     # Of wall time for one row, should its processor time not be limited.
@@ -95,8 +88,8 @@ class Pool:
     self._lock = threading.Lock()
     self._workers: list[_Worker] = []
 
-  def grade(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Grades pairs of a response and the answer that is right, in order.
+  def compare(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Which pairs of answers are equal, in order.
 
     Raises:
       RuntimeError: if processes cannot be started, with what they say, or the
@@ -104,7 +97,7 @@ class Pool:
     """
     with self._lock:
       try:
-        return self._grade(pairs)
+        return self._compare(pairs)
       except BaseException:
         # A process in the middle of something would answer the next call.
         self._close()
@@ -126,7 +119,7 @@ class Pool:
     while self._workers:
       self._workers.pop().close()
 
-  def _grade(self, pairs):
+  def _compare(self, pairs):
     correct = [False] * len(pairs)
     waiting = collections.deque(_chunks(pairs, self._num_workers))
     losses: collections.Counter[int] = collections.Counter()
@@ -146,7 +139,9 @@ class Pool:
 
     while waiting or any(worker.rows for worker in self._workers):
       if _exiting:
-        raise RuntimeError("the interpreter exits, and grades no more answers")
+        raise RuntimeError(
+          "the interpreter exits, and compares no more answers"
+        )
       self._start(len(waiting))
       for worker in self._workers:
         if waiting and worker.ready and not worker.rows:
@@ -199,28 +194,17 @@ class Pool:
     if not worker.ready:
       last = said.splitlines()[-1] if said else "no message"
       raise RuntimeError(
-        f"a process that grades ended when it started, with status {status}: "
+        f"a process that compares ended when it started, with status {status}: "
         f"{last}"
       )
 
 
-def _chunks(
-  pairs: Sequence[tuple[str, str]], num_workers: int
-) -> Iterator[list[int]]:
-  """Rows that are sent together; none of responses that are too long."""
+def _chunks(pairs: Sequence, num_workers: int) -> Iterator[list[int]]:
+  """Rows that are sent together."""
   least, most = _CHUNK
   number = min(most, max(least, -(-len(pairs) // num_workers)))
-  chunk, size = [], 0
-  for row, (response, _) in enumerate(pairs):
-    if len(response) > MAX_CHARS:
-      continue
-    chunk.append(row)
-    size += len(response)
-    if len(chunk) == number or size > _CHUNK_CHARS:
-      yield chunk
-      chunk, size = [], 0
-  if chunk:
-    yield chunk
+  for begin in range(0, len(pairs), number):
+    yield list(range(begin, min(begin + number, len(pairs))))
 
 
 _pools: dict[tuple, Pool] = {}
@@ -240,7 +224,7 @@ def pool(
 
 
 def close() -> None:
-  """Ends all processes that grade; they start again when they are needed."""
+  """Ends all processes that compare; they start again when they are needed."""
   for each in list(_pools.values()):
     each.close()
 

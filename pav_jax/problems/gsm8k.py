@@ -34,7 +34,7 @@ class GSM8K(DataProblem):
 
     Raises:
       ValueError: if the data set is not there and cannot be downloaded.
-      ImportError: without TensorFlow Datasets.
+      MissingPackageError: without TensorFlow Datasets.
     """
     return _read(self.data_dir)
 

@@ -55,7 +55,7 @@ class MATH(DataProblem):
     Raises:
       ValueError: if it is not there and `manual_dir` is not set or not as
         `math_files` describes.
-      ImportError: without TensorFlow Datasets.
+      MissingPackageError: without TensorFlow Datasets.
     """
     splits = _read(self.data_dir, self.manual_dir)
     return {

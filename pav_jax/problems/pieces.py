@@ -6,7 +6,14 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
+from pav_jax import packages
+from pav_jax.problems import vocabulary as vocabularies
+
 _SPACE = "▁"  # how pieces write a space: U+2581
+# What follows a serialised message is merged into it. This is a ModelProto with
+# only a normalizer_spec, which has only precompiled_charsmap = "",
+# add_dummy_prefix = false and remove_extra_whitespaces = false.
+_EXACT = b"\x1a\x06\x12\x00\x18\x00\x20\x00"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +25,18 @@ class SentencePieceVocabulary:
 
   Attributes:
     path: of the model file, `tokenizer.model` for Gemma.
+    exact: whether the model's normalisation is switched off: a space before
+      each text (`add_dummy_prefix`, SentencePiece's default, as in Llama 2),
+      white space that is dropped, characters that are replaced. Steps are
+      tokenised one by one, so with it they would not come back as they were.
 
   Raises:
-    ValueError: if there is no such file, it is no SentencePiece model, or it
-      has no padding or end token.
+    ValueError: if there is no such file, it is no SentencePiece model, it has
+      no padding or end token, or texts of steps do not come back as they were.
   """
 
   path: str
+  exact: bool = False
 
   def __post_init__(self):
     object.__setattr__(self, "path", str(self.path))
@@ -33,34 +45,42 @@ class SentencePieceVocabulary:
         raise ValueError(
           f"{self.path} has no {name}, expected a SentencePiece model with one"
         )
+    try:
+      vocabularies.check_texts_return(self)
+    except ValueError as error:
+      advice = "another model" if self.exact else "exact=True, or another model"
+      raise ValueError(
+        f"{self.path} normalises texts, as with add_dummy_prefix: {error}; "
+        f"expected {advice}"
+      ) from error
 
   @functools.cached_property
   def _model(self) -> Any:
-    try:
-      import sentencepiece
-    except ImportError as error:
-      raise ImportError(
-        "SentencePiece vocabularies need sentencepiece: "
-        "pip install 'pav_jax[data]'"
-      ) from error
+    sentencepiece = packages.require(
+      "sentencepiece",
+      package="sentencepiece",
+      purpose=f"the tokenizer {self.path}",
+    )
     if not pathlib.Path(self.path).is_file():
       raise ValueError(
         f"there is no file {self.path}, expected a SentencePiece model"
       )
     model = sentencepiece.SentencePieceProcessor()
+    content = pathlib.Path(self.path).read_bytes()
     try:
-      model.Load(self.path)
+      model.LoadFromSerializedProto(content + _EXACT * self.exact)
     except (RuntimeError, OSError) as error:
       raise ValueError(
         f"{self.path} cannot be read as a SentencePiece model: {error}"
       ) from error
     return model
 
-  def __getstate__(self) -> dict[str, str]:
-    return {"path": self.path}
+  def __getstate__(self) -> dict[str, Any]:
+    return {"path": self.path, "exact": self.exact}
 
-  def __setstate__(self, state: dict[str, str]) -> None:
-    object.__setattr__(self, "path", state["path"])
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+      object.__setattr__(self, name, value)
 
   @property
   def vocab_size(self) -> int:
@@ -115,11 +135,6 @@ class SentencePieceVocabulary:
   def encode(self, text: str) -> list[int]:
     """The ids of a text, without begin and end tokens."""
     return self._model.EncodeAsIds(text)
-
-  def encode_prompt(self, text: str) -> list[int]:
-    """The ids of a prompt, which begins with `<bos>` if there is one."""
-    begin = [] if self.bos_id is None else [self.bos_id]
-    return begin + self.encode(text)
 
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """The text of ids; padding, begin and end tokens have none.

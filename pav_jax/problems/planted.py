@@ -15,12 +15,15 @@ m + 2 states, m being the planted sequence's length:
 
 import dataclasses
 import functools
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from pav_jax.problems.base import SPLITS
 from pav_jax.rollout import Rollout
 
 
@@ -39,6 +42,9 @@ class Planted:
     ValueError: if the planted sequence is empty, longer than the response, or
       has a token that no response can hold in it.
   """
+
+  placement: ClassVar[Literal["device", "host"]] = "device"
+  prompt_len: ClassVar[int] = 0
 
   planted: tuple[int, ...] = (3, 6, 0, 3, 5)
   length: int = 10
@@ -118,6 +124,56 @@ class Planted:
   def num_problems(self) -> int:
     """There is one problem, the empty prompt."""
     return 1
+
+  @property
+  def fingerprint(self) -> str:
+    """Names the tokens and the one that ends a response."""
+    return f"planted-{self.vocab_size}-{self.end_token}"
+
+  @property
+  def max_steps(self) -> int:
+    """H: every token is a step."""
+    return self.length
+
+  @property
+  def max_response_len(self) -> int:
+    """Most tokens in a response."""
+    return self.length
+
+  def split_size(self, split: str) -> int:
+    """1: the one problem is in every split.
+
+    Raises:
+      ValueError: if there is no such split.
+    """
+    if split not in SPLITS:
+      raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
+    return self.num_problems
+
+  def problem_ids(
+    self, split: str, start: int, stop: int
+  ) -> Int[np.ndarray, "B"]:
+    """The one problem's id, int32[1].
+
+    Raises:
+      ValueError: if there is no such split, or the range is not 0 … 1.
+    """
+    if (start, stop) != (0, self.split_size(split)):
+      raise ValueError(
+        f"start and stop are {start} and {stop}, expected 0 and 1: there is "
+        "one problem"
+      )
+    return np.zeros(1, np.int32)
+
+  def prompts(self, problem_id: Int[ArrayLike, "B"]) -> Int[np.ndarray, "B L"]:
+    """Empty prompts, int32[B, 0]."""
+    return np.zeros((len(np.asarray(problem_id)), 0), np.int32)
+
+  def prompt_lengths(
+    self, problem_id: Int[ArrayLike, "B"]
+  ) -> Int[np.ndarray, "B"]:
+    """Zeros, int32[B]."""
+    return np.zeros(len(np.asarray(problem_id)), np.int32)
 
   def grade(self, rollout: Rollout) -> Float[Array, "*B"]:
     """The outcome reward: 1 iff the planted sequence occurs, else 0."""

@@ -1,8 +1,12 @@
 """Where the steps of responses end, found when tokens are first seen."""
 
+import dataclasses
+
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int
+
+from pav_jax.rollout import Rollout
 
 
 def prefix_lengths(
@@ -63,6 +67,34 @@ def prefix_lengths(
   fits = step < room
   prefix_len[row[fits], step[fits]] = at[fits] + 1
   return prefix_len.astype(np.int32)
+
+
+def cut_at_padding(
+  rollout: Rollout, pad_id: int
+) -> tuple[Rollout, Bool[np.ndarray, "B P"]]:
+  """Responses as problems read them: up to their first padding.
+
+  A policy may sample the padding token, and go on. To problems that is the end,
+  of a response that is wrong.
+
+  Args:
+    rollout: of numpy arrays.
+    pad_id: the padding token.
+
+  Returns:
+    The rollout, and which prefixes go beyond such an end, bool[B, P].
+  """
+  tokens, length = rollout.tokens, rollout.prefix_len
+  at = np.arange(tokens.shape[1])
+  inside = (at >= length[:, :1]) & (at < length[:, -1:])
+  padding = inside & (tokens == pad_id)
+  end = np.where(padding.any(-1), padding.argmax(-1), tokens.shape[1])
+  cut = dataclasses.replace(
+    rollout,
+    tokens=np.where(at < end[:, None], tokens, pad_id),
+    prefix_len=np.minimum(length, end[:, None]).astype(length.dtype),
+  )
+  return cut, length > end[:, None]
 
 
 def _first(mask: np.ndarray, otherwise: int) -> np.ndarray:

@@ -105,6 +105,23 @@ class PromptFormat:
     ]
     return "".join([*parts, self._question(record)])
 
+  def problem(self, prompt: str) -> str:
+    """The text of the problem that `prompt` has made a prompt of.
+
+    Raises:
+      ValueError: if the text is no such prompt.
+    """
+    head, tail = self.question.split("{problem}", 1)
+    begin = prompt.rfind(self.separator + head) if self.num_shots else 0
+    begin += len(self.separator) * bool(self.num_shots)
+    rest = prompt[begin:]
+    if begin < 0 or not (rest.startswith(head) and rest.endswith(tail)):
+      raise ValueError(
+        f"a prompt is {prompt!r:.80}, expected one of the form "
+        f"{self.question!r}"
+      )
+    return rest[len(head) : len(rest) - len(tail)]
+
   def target(self, record: Record) -> str:
     """The response of a demonstration."""
     return _filled(self.response, record)

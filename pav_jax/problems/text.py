@@ -9,65 +9,23 @@ whose last step is empty.
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import hashing, vocabulary
+from pav_jax.problems.answer_groups import NO_ANSWER
+from pav_jax.problems.base import SPLITS, Example, Tokens
 from pav_jax.problems.prefixes import prefix_lengths
 from pav_jax.rollout import Rollout
-
-# Token ids, one after another.
-Tokens = Sequence[int] | np.ndarray | jax.Array
-
-SPLITS = ("train", "validation", "test")
 
 # Purposes of random numbers; the split of each tenth of all problems.
 PROBLEM, DEMONSTRATION, SPLIT = range(3)
 _SPLIT_OF_TENTH = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 2])
 _MAX_ATTEMPTS = 2000
-
-
-class Example(NamedTuple):
-  """One problem.
-
-  Attributes:
-    problem_id: int in 0 … 2³¹ - 1, the address of its randomness; no two
-      problems of any split share it.
-    prompt: int32[L], token ids.
-    answer: int32[A], token ids; what `grade` needs to know of the problem.
-  """
-
-  problem_id: int
-  prompt: Int[np.ndarray, "L"]
-  answer: Int[np.ndarray, "A"]
-
-
-@runtime_checkable
-class TextProblem(Protocol):
-  """What sampling, collection, search and training need of a text problem.
-
-  Attributes:
-    vocabulary: the tokeniser.
-    delimiter: what ends a step.
-  """
-
-  vocabulary: vocabulary.Vocabulary
-  delimiter: str
-
-  def examples(
-    self, split: str, start: int = 0, stop: int | None = None
-  ) -> Iterator[Example]:
-    """Problems `start` … `stop - 1` of a split, in order."""
-    ...
-
-  def grade(self, response: Tokens, answer: Tokens) -> int:
-    """1 for a correct response, else 0; never raises on any tokens."""
-    ...
 
 
 class GeneratedProblem(abc.ABC):
@@ -86,6 +44,7 @@ class GeneratedProblem(abc.ABC):
     max_response_len: most tokens in a demonstration's response.
   """
 
+  placement: ClassVar[Literal["device", "host"]] = "host"
   delimiter: ClassVar[str] = "\n"
   seed: int
 
@@ -115,15 +74,30 @@ class GeneratedProblem(abc.ABC):
 
   @abc.abstractmethod
   def answers(self, problem_id: Int[ArrayLike, "B"]) -> Int[np.ndarray, "B A"]:
-    """What `grade` needs to know of each problem, token ids int32[B, A]."""
+    """What `is_correct` needs to know of each problem, int32[B, A]."""
 
   @abc.abstractmethod
-  def grade(self, response: Tokens, answer: Tokens) -> int:
+  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
     """1 for a correct response, else 0; never raises on any response."""
 
   @abc.abstractmethod
-  def outcomes(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
-    """The outcome reward of whole responses, float32[B]: `grade` of each."""
+  def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
+    """`is_correct` of whole responses, float32[B]."""
+
+  def final_answers(self, rollout: Rollout) -> Int[np.ndarray, "B"]:
+    """The token before the end token, int64[B]: a response's last number.
+
+    `NO_ANSWER` for responses that were cut off or end at once.
+    """
+    tokens, prefix_len = map(np.asarray, (rollout.tokens, rollout.prefix_len))
+    length = prefix_len[:, -1:]
+    last, before = (
+      np.take_along_axis(tokens, np.maximum(length - back, 0), axis=1)[:, 0]
+      for back in (1, 2)
+    )
+    ended = last == self.vocabulary.eos_id
+    ended &= length[:, 0] > prefix_len[:, 0] + 1
+    return np.where(ended, before, NO_ANSWER).astype(np.int64)
 
   @abc.abstractmethod
   def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
@@ -139,6 +113,18 @@ class GeneratedProblem(abc.ABC):
   def max_demonstration_len(self) -> int:
     """Most tokens of a prompt and its demonstrated response."""
     return self.prompt_len + self.max_response_len
+
+  def encode_problem(self, problem: str) -> list[int]:
+    """The ids of a problem's text, which is all of its prompt.
+
+    Raises:
+      ValueError: if the text has no token, or one that the vocabulary lacks.
+    """
+    return vocabulary.encode_prompt(self.vocabulary, problem)
+
+  def decode_problem(self, tokens: Tokens) -> str:
+    """The text of a prompt."""
+    return self.vocabulary.decode(np.asarray(tokens).tolist())
 
   def split_size(self, split: str) -> int:
     """Problems that can be asked for; of every split alike."""
@@ -285,7 +271,7 @@ class GeneratedProblem(abc.ABC):
       problem_id=problem_id,
       sample_id=np.asarray(sample_id, np.int32),
     )
-    return dataclasses.replace(rollout, outcome=self.outcomes(rollout))
+    return dataclasses.replace(rollout, outcome=self.grade(rollout))
 
   def prefix_lengths(
     self, tokens: Int[ArrayLike, "B T"], num_steps: int | None = None
@@ -299,6 +285,12 @@ class GeneratedProblem(abc.ABC):
       pad_id=self.vocabulary.pad_id,
       num_steps=num_steps,
     )
+
+  def readable(self, rollout: Rollout) -> Bool[np.ndarray, "B"]:
+    """Rows whose steps are where `prefix_lengths` finds them: bool[B]."""
+    tokens, prefix_len = map(np.asarray, (rollout.tokens, rollout.prefix_len))
+    ends = self.prefix_lengths(tokens, prefix_len.shape[1] - 1)
+    return (ends == prefix_len).all(-1)
 
   def written(self, rollout: Rollout) -> Int[np.ndarray, "B T"]:
     """Tokens, where padding within a response is an id without a meaning.

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import hashing, text
+from pav_jax.problems.base import Tokens
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.rollout import Rollout
 
@@ -175,7 +176,7 @@ class TwoRoutesText(text.GeneratedProblem):
     worked = self._worked(contents, np.stack(results, -1))
     return np.where(uniform[:, :1] < self.x, guessed, worked)
 
-  def outcomes(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
+  def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
     """The outcome reward of whole responses, float32[B].
 
     Raises:
@@ -189,8 +190,8 @@ class TwoRoutesText(text.GeneratedProblem):
     right |= read.right_work & (length == self.max_response_len)
     return right[:, 0].astype(np.float32)
 
-  def grade(self, response: text.Tokens, answer: text.Tokens) -> int:
-    """1 for the right work or guess, written as the teacher does; else 0.
+  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
+    """Whether it is the right work or guess, written as the teacher does.
 
     Args:
       response: token ids, any at all; what follows the end token does not
@@ -206,7 +207,7 @@ class TwoRoutesText(text.GeneratedProblem):
         f"answer has shape {answer.shape}, expected ({self.prompt_len},)"
       )
     tokens = np.concatenate([answer, np.asarray(response, np.int64)])[None]
-    return int(self.outcomes(Rollout(tokens, *[None] * 5))[0])
+    return bool(self.grade(Rollout(tokens, *[None] * 5))[0])
 
   def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
     """Prefixes that are wrong for certain, whatever follows: bool[B, H + 1].

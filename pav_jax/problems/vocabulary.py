@@ -169,6 +169,71 @@ class Vocabulary:
     return "".join(parts)
 
 
+@runtime_checkable
+class TextTokens(Tokens, Protocol):
+  """A vocabulary that turns text into ids and back."""
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of a text, with neither padding nor end."""
+    ...
+
+  def decode(self, ids: Iterable[SupportsIndex]) -> str:
+    """The text of ids."""
+    ...
+
+
+def encode_prompt(vocabulary: TextTokens, text: str) -> list[int]:
+  """The ids of a prompt, which begins with `<bos>` if there is one.
+
+  Raises:
+    ValueError: if it has no token: the value of a bare problem is read at its
+      prompt's last token.
+  """
+  bos = getattr(vocabulary, "bos_id", None)
+  ids = [*([] if bos is None else [bos]), *map(int, vocabulary.encode(text))]
+  if not ids:
+    raise ValueError(
+      f"the prompt {text!r} has no token, expected at least one, or a "
+      "vocabulary with bos_id"
+    )
+  return ids
+
+
+# Steps as models write them, and what tokenizers have been seen to change.
+_STEPS = (
+  "It is 5.",
+  " indented",
+  "a  b ",
+  r"$\frac{1}{2}$ × 3",
+  "x² ≥ ½",
+  "\tif a:",
+  "###",
+)
+
+
+def check_texts_return(vocabulary: TextTokens, delimiter: str = "\n") -> None:
+  """Checks that texts of steps come back from their tokens as they were.
+
+  Steps and delimiters are tokenised by themselves and put together. Texts with
+  characters that the vocabulary has no token for are passed over.
+
+  Args:
+    vocabulary: a tokenizer that has been loaded.
+    delimiter: ends a step.
+
+  Raises:
+    ValueError: with the text and what came back.
+  """
+  unknown = getattr(vocabulary, "unk_id", None)
+  for step in _STEPS:
+    ids = [*vocabulary.encode(step), *vocabulary.encode(delimiter)]
+    if unknown in ids:
+      continue
+    back = vocabulary.decode(ids)
+    if back != step + delimiter:
+      raise ValueError(f"{step + delimiter!r} comes back as {back!r}")
+
+
 def delimiter_table(
   vocabulary: Tokens, delimiter: str
 ) -> Bool[np.ndarray, "V"]:

@@ -1,8 +1,12 @@
 """The program as a user starts it: in processes of its own, and killed."""
 
+import fcntl
+import importlib
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +111,49 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_parameters(
   assert metrics.read_text() == uninterrupted
 
 
+def started(workdir):
+  """A run that has written a few iterations."""
+  process = subprocess.Popen(
+    command(workdir),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env=ENVIRONMENT,
+  )
+  metrics = workdir / "metrics.jsonl"
+  deadline = time.monotonic() + 120
+  while process.poll() is None and time.monotonic() < deadline:
+    if metrics.exists() and metrics.read_bytes().count(b"\n") >= 5:
+      break
+    time.sleep(0.002)
+  return process
+
+
+def test_told_to_stop_a_run_saves_and_goes_on(finished, tmp_path):
+  workdir, _ = finished
+  stopped = tmp_path / "stopped"
+  process = started(stopped)
+  process.send_signal(signal.SIGTERM)
+  said, errors = process.communicate()
+  assert process.returncode == 0, errors
+  done = re.search(r"stopped after iteration (\d+) of 40; the same", said)[1]
+  assert list((stopped / "checkpoints").glob(f"*/{done}"))
+  result = run(stopped)
+  assert result.returncode == 0, result.stderr
+  assert f"continuing after iteration {done}" in result.stdout
+  assert digests(stopped) == digests(workdir)
+
+
+def test_a_run_whose_directory_is_removed_fails_and_says_so(tmp_path):
+  process = started(tmp_path / "w")
+  (tmp_path / "w").rename(tmp_path / "gone")
+  _, errors = process.communicate()
+  assert process.returncode == 2, errors
+  assert "removed while the run was at work" in errors
+  assert errors.count("\n") == 1
+
+
 @pytest.fixture
 def clean_gin():
   gin.clear_config()
@@ -139,10 +186,10 @@ def fails(capsys, workdir, *arguments, gin_file=TINY):
     ("ALPHA=float('nan')", """cannot parse "ALPHA=float('nan')"; expected"""),
     ("ALPHA=1e999", "alpha is inf, expected a finite number"),
     ("NUM_ITERATIONS=0", "num_iterations is 0, expected at least 1"),
-    ("BATCH_SIZE=0", "batch_size is 0, expected a positive multiple of 8"),
+    ("BATCH_SIZE=0", "num_samples is 0, expected at least 1"),
     ("NUM_ITERATION=5", "NUM_ITERATION; did you mean NUM_ITERATIONS?"),
-    ("compare.num_seed=5", "did you mean num_seeds?"),
-    ("comparee.num_seeds=5", "did you mean compare?"),
+    ("RlSettings.num_seed=5", "did you mean num_seeds?"),
+    ("RlSetting.num_seeds=5", "'RlSetting'; did you mean RlSettings?\n"),
     ("UPDATE=@NaturalGradients()", "did you mean NaturalGradient?"),
     ("REWARD_KIND='values'", "expected 'advantage' or 'value'"),
   ],
@@ -172,7 +219,7 @@ def test_name_that_a_file_misspells_is_refused(tmp_path):
 @pytest.mark.usefixtures("clean_gin")
 def test_gin_file_without_an_experiment_is_refused(capsys, tmp_path):
   file = tmp_path / "mine.gin"
-  file.write_text("import pav_jax.runs.compare\n")
+  file.write_text("import pav_jax.runs.reinforce\n")
   error = fails(capsys, tmp_path / "w", gin_file=file)
   assert "expected a gin file that binds run.experiment" in error
 
@@ -182,9 +229,9 @@ def test_gin_file_without_an_experiment_is_refused(capsys, tmp_path):
   "text, message",
   [
     (
-      'include "gin/runs/compare.gin"\nNUM_ITERATIONS = 3\n',
-      "nothing binds compare.policy, compare.problem, compare.arms, "
-      "compare.init_params, expected a gin file that does",
+      'include "gin/runs/reinforce.gin"\nNUM_ITERATIONS = 3\n',
+      "PROBLEM, START, ARMS, NUM_PROBLEMS, NUM_SAMPLES are required, expected "
+      "--gin.PROBLEM=VALUE --gin.START=VALUE --gin.ARMS=VALUE ",
     ),
     (
       'include "gin/runs/pav.gin"\n',
@@ -192,7 +239,11 @@ def test_gin_file_without_an_experiment_is_refused(capsys, tmp_path):
       "--gin.FINE_TUNING=VALUE --gin.PROBLEM_FILE=VALUE",
     ),
     # The run is named by a macro that nothing sets.
-    ("run.experiment = @compare\ncompare.seed = %SEED\n", "SEED is required"),
+    (
+      "run.experiment = @reinforce\nreinforce.settings = @RlSettings()\n"
+      + "RlSettings.seed = %SEED\n",
+      "SEED is required",
+    ),
   ],
 )
 def test_what_is_required_is_named_before_anything_runs(
@@ -207,11 +258,13 @@ def test_what_is_required_is_named_before_anything_runs(
 @pytest.mark.usefixtures("clean_gin")
 def test_files_are_included_from_beside_the_file_first(tmp_path):
   (tmp_path / "gin" / "runs").mkdir(parents=True)
-  (tmp_path / "gin" / "runs" / "compare.gin").write_text("compare.seed = 7\n")
+  (tmp_path / "gin" / "runs" / "reinforce.gin").write_text(
+    "RlSettings.seed = 7\n"
+  )
   file = tmp_path / "mine.gin"
-  file.write_bytes(b'\xef\xbb\xbfinclude "gin/runs/compare.gin"  # mine\n')
+  file.write_bytes(b'\xef\xbb\xbfinclude "gin/runs/reinforce.gin"  # mine\n')
   configuration.parse_gin([str(file)], [])
-  assert gin.query_parameter("compare.seed") == 7
+  assert gin.query_parameter("RlSettings.seed") == 7
 
 
 @pytest.mark.usefixtures("clean_gin")
@@ -224,7 +277,7 @@ def test_a_file_that_includes_itself_is_refused(capsys, tmp_path):
 @pytest.mark.usefixtures("clean_gin")
 def test_errors_name_the_file_and_the_line(capsys, tmp_path):
   inner = tmp_path / "inner.gin"
-  inner.write_text("# comment\n\ncompare.num_seed = 3\n")
+  inner.write_text("# comment\n\nRlSettings.num_seed = 3\n")
   file = tmp_path / "mine.gin"
   file.write_text('\ninclude "inner.gin"\n')
   error = fails(capsys, tmp_path / "w", gin_file=file)
@@ -242,6 +295,53 @@ def test_workdir_that_cannot_be_written_is_named(capsys, tmp_path):
   (tmp_path / "file").write_text("in the way")
   error = fails(capsys, tmp_path / "file" / "w")
   assert f"workdir {tmp_path / 'file' / 'w'} cannot be written" in error
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_another_experiment_is_refused_and_changes_nothing(
+  capsys, finished, tmp_path
+):
+  workdir = shutil.copytree(finished[0], tmp_path / "w")
+
+  def contents():
+    return {x: x.read_bytes() for x in workdir.rglob("*") if x.is_file()}
+
+  before = contents()
+  error = fails(capsys, workdir, "--gin.BATCH_SIZE=32")
+  assert "batch was 1 × 16, now 1 × 32. Choose another workdir" in error
+  file = tmp_path / "other.gin"
+  file.write_text(f'include "{TINY}"\nPLANTED = (0, 1)\n')
+  gin.clear_config()
+  error = fails(capsys, workdir, gin_file=file)
+  assert "holds the run 'tiny', and 'other' has another configu" in error
+  assert contents() == before
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_a_second_run_in_the_same_directory_is_refused(capsys, tmp_path):
+  (tmp_path / ".lock").write_text("process 7 on host, begun today")
+  with (tmp_path / ".lock").open() as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    error = fails(capsys, tmp_path)
+  assert "another run (process 7 on host, begun today) is at work" in error
+  assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_a_missing_optional_package_gets_one_line(
+  capsys, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, "seqio", None)
+  for name in [x for x in sys.modules if x.startswith("pav_jax.problems.fram")]:
+    monkeypatch.delitem(sys.modules, name)
+
+  def needs_it(*_):
+    importlib.import_module("pav_jax.problems.frameworks")
+
+  monkeypatch.setattr(program, "run_files", needs_it)
+  error = fails(capsys, tmp_path / "w")
+  assert "data sets of TFDS and seqio need TensorFlow" in error
+  assert "pip install tensorflow " in error
 
 
 @pytest.mark.parametrize(

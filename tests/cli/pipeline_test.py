@@ -4,6 +4,7 @@ import pathlib
 import gin
 import pytest
 
+from pav_jax import files
 from pav_jax.cli import configuration
 from pav_jax.cli.pipeline import Part, pipeline, summarize
 
@@ -175,10 +176,78 @@ def test_the_projects_pipelines_bind_what_their_parts_know(
   monkeypatch.setattr("pav_jax.cli.pipeline._mark_finished", lambda *_: None)
   gin.get_configurable("pipeline")(tmp_path, name)
   assert len(asked) >= 3
-  for files, bindings in asked:
+  for names, bindings in asked:
     gin.clear_config()
-    configuration.parse_gin(files, bindings)
+    configuration.parse_gin(names, bindings)
     # A figure of finished parts has no seed.
-    drawn = [file for file in files if str(file).endswith("/regimes.gin")]
+    drawn = [file for file in names if str(file).endswith("/regimes.gin")]
     assert drawn or "SEED=1" in bindings
   gin.clear_config()
+
+
+@pytest.fixture
+def finished(tmp_path, parts):
+  """A pipeline that is done, whose first part left a policy."""
+  pipeline(tmp_path / "w", "both", parts=parts)
+  CALLS.clear()
+  return tmp_path / "w"
+
+
+@pytest.mark.parametrize(
+  "damage, message",
+  [
+    ("lose", r"first.report.json is missing since .*; bring it back, or move"),
+    ("change", r"first.report.json was changed since"),
+    ("cut", r"first.finished.json cannot be read .*; move .*first and the dir"),
+    ("forge", r"first.finished.json .*does not match its checksum"),
+  ],
+)
+def test_results_that_were_lost_or_changed_are_named_and_the_ways_out_work(
+  finished, parts, damage, message
+):
+  result, mark = (
+    finished / "first" / name for name in ("report.json", "finished.json")
+  )
+  good = result.read_text(), mark.read_text()
+  if damage == "lose":
+    result.unlink()
+  elif damage == "change":
+    result.write_text(good[0].replace('"sum": 1', '"sum": 2'))
+  elif damage == "cut":
+    mark.write_text(good[1][:-9])
+  else:
+    mark.write_text(good[1].replace("report.json", "other.json"))
+  with pytest.raises(ValueError, match=message):
+    pipeline(finished, "both", parts=parts)
+  assert not CALLS
+  # It is brought back; or the part is made anew, with those after it.
+  kept = result, mark
+  if damage in ("lose", "change"):
+    kept[0].write_text(good[0])
+    pipeline(finished, "both", parts=parts)
+    assert not CALLS
+  for part in ("first", "second"):
+    (finished / part).rename(finished / f"moved {part}")
+  pipeline(finished, "both", parts=parts)
+  assert CALLS == ["first", "second"]
+  assert result.read_text() == good[0]
+
+
+def test_what_only_people_look_at_may_go(finished, parts):
+  (finished / "first" / "logs").mkdir()
+  (finished / "first" / "checkpoints").mkdir()
+  (finished / "first" / "figure.png").touch()
+  pipeline(finished, "both", parts=parts)
+  assert not CALLS
+
+
+def test_a_damaged_report_is_named(finished, parts):
+  """Of a part whose mark was made when it was damaged already."""
+  path = finished / "second" / "report.json"
+  path.write_text("{")
+  mark = finished / "second" / "finished.json"
+  content = files.read_json(mark, checked=True, way_out="")
+  content["results"] = {}
+  files.write_json(mark, content, checked=True)
+  with pytest.raises(ValueError, match=r"second.report.json cannot be read"):
+    pipeline(finished, "both", parts=parts)

@@ -229,7 +229,7 @@ def test_imports_are_silent_and_an_error_ends_a_program():
   # when it is imported.
   program = """
 import sys
-from pav_jax.problems import tasks
+from pav_jax.data import tasks
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.frameworks import tf
 from pav_jax.data.packed_tasks import packed_batches

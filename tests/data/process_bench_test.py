@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from pav_jax.data import process_bench
 from pav_jax.problems.vocabulary import Vocabulary
+from pav_jax.testing.plain_text import PlainText
 
 ENTRIES = [
   {
@@ -41,6 +43,17 @@ def test_both_formats_are_read(tmp_path, lines):
   ]
 
 
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_byte_order_mark_and_compression_are_no_matter(tmp_path, lines):
+  plain = write(tmp_path / "made", ENTRIES, lines=lines)
+  want = process_bench.read(plain)
+  path = tmp_path / "made.jsonl"
+  path.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+  assert process_bench.read(path) == want
+  path.write_bytes(gzip.compress(path.read_bytes()))
+  assert process_bench.read(path) == want
+
+
 def test_lines_may_hold_what_looks_like_their_end(tmp_path):
   # U+2028 is a line break to Python's splitlines, not to JSON.
   steps = ["a\u2028b", "c\r\nd"]
@@ -52,26 +65,27 @@ def test_lines_may_hold_what_looks_like_their_end(tmp_path):
 def test_rollout_by_hand(tmp_path):
   path = write(tmp_path / "made", ENTRIES, lines=True)
   vocabulary = Vocabulary()
-  got = process_bench.rollout(process_bench.read(path), vocabulary.encode)
-  # `3+4*2:` and a newline are 7 tokens, `3+4=7` and a newline 6.
-  np.testing.assert_array_equal(got.prefix_len, [[7, 13, 19], [5, 11, 11]])
+  got = process_bench.rollout(process_bench.read(path), PlainText(vocabulary))
+  # `3+4*2:` is 6 tokens, `3+4=7` and a newline 6; the last step has the end
+  # token in the newline's place.
+  np.testing.assert_array_equal(got.prefix_len, [[6, 12, 18], [4, 10, 10]])
   text = [
     vocabulary.decode(ids[:n])
     for ids, n in zip(got.tokens, got.prefix_len[:, -1], strict=True)
   ]
-  assert text == ["3+4*2:\n3+4=7\n7*2=15\n", "1+1:\n1+1=2\n"]
-  np.testing.assert_array_equal(got.tokens[1, 11:], 0)
+  assert text == ["3+4*2:3+4=7\n7*2=15<end>", "1+1:1+1=2<end>"]
+  np.testing.assert_array_equal(got.tokens[1, 10:], 0)
   np.testing.assert_array_equal(got.outcome, [0, 1])
   np.testing.assert_array_equal(got.problem_id, [0, 1])
   assert not got.logp.any() and got.logp.shape == got.tokens.shape
 
 
-def test_a_part_without_tokens_is_refused():
-  sample = process_bench.Sample("x", "1+1:", ("",), -1, True)
-  with pytest.raises(ValueError, match="part of sample 'x' has no token"):
-    process_bench.rollout([sample], Vocabulary().encode, delimiter="")
+def test_texts_that_cannot_be_tokens_are_refused():
+  sample = process_bench.Sample("x", "1+1:", ("one",), -1, True)
+  with pytest.raises(ValueError, match="sample 'x': text 'one' has no token"):
+    process_bench.rollout([sample], PlainText(Vocabulary()))
   with pytest.raises(ValueError, match="no sample"):
-    process_bench.rollout([], Vocabulary().encode)
+    process_bench.rollout([], PlainText(Vocabulary()))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +131,8 @@ def test_missing_fields_are_named(tmp_path, field):
     (b'{\n "id": "x"\n}', "line 1 of .* expected a list of entries, or one"),
     (b"[3]", "entry 0 of .* is 3, expected an object"),
     (b"\xff", "is not UTF-8"),
+    (b"[" * 100_000, "made is not JSON: it is nested too deeply"),
+    (b'{"a":' * 100_000, "line 1 of .* nested too deeply"),
   ],
 )
 def test_files_that_are_none_are_refused(tmp_path, text, message):

@@ -33,6 +33,54 @@ def test_a_problem_may_speak_of_steps_itself(tmp_path):
   assert trace.steps == ("Step 1: 1 + 1 = 2",)
 
 
+def row(text, signs):
+  """A line with a tag for each sign, in whose place the label has the sign."""
+  label = text
+  for sign in signs:
+    label = label.replace("ки", sign, 1)
+  return json.dumps({"input": text, "label": label, "task": "MATH"})
+
+
+@pytest.mark.parametrize(
+  ("text", "signs", "prompt", "steps"),
+  [
+    (
+      "How many? step 1: a ки\nSTEP 2 : b ки",
+      "+-",
+      "How many?",
+      ("step 1: a", "STEP 2 : b"),
+    ),
+    # No numbers: what stands behind the question.
+    (
+      "A is 3? So? What is B? B is 4. ки\nDone. ки",
+      "+-",
+      "A is 3? So? What is B?",
+      ("B is 4.", "Done."),
+    ),
+    (
+      "Is it so? ки\nWhy? Step 1: a ки",
+      "++",
+      "Is it so?\nWhy?",
+      ("Step 1: a",),
+    ),
+    # A tag in the problem that the label leaves as it is.
+    ("Let ки be. Step 1: a ки", ["ки", "-"], "Let be.", ("Step 1: a",)),
+  ],
+)
+def test_problems_and_steps_are_told_apart(
+  tmp_path, text, signs, prompt, steps
+):
+  path = tmp_path / "a.jsonl"
+  if signs[0] == "ки":
+    line = {"input": text, "label": text[:-2] + signs[1], "task": "MATH"}
+    path.write_text(json.dumps(line))
+  else:
+    path.write_text(row(text, signs))
+  (trace,) = step_labels_math_shepherd.read(path)
+  assert (trace.prompt, trace.steps) == (prompt, steps)
+  assert trace.labels == tuple(x == "+" for x in signs[-len(steps) :])
+
+
 @pytest.mark.parametrize(
   ("change", "what"),
   [
@@ -43,6 +91,7 @@ def test_a_problem_may_speak_of_steps_itself(tmp_path):
     ({"input": "P Step 1: a"}, "expected the step tag ки"),
     ({"input": "P Step 1: a ки b"}, "expected the step tag ки"),
     ({"input": "P a ки", "label": "P a +"}, "there is no 'Step 1:'"),
+    ({"input": "P Step 2: a ки"}, "there is no 'Step 1:' before the other"),
     ({"label": True}, "field 'label' is True"),
     ({"task": None}, "field 'task' is None"),
   ],

@@ -7,6 +7,7 @@ import pytest
 
 from pav_jax.data import step_labels, step_labels_prm800k
 from pav_jax.problems import vocabulary
+from pav_jax.testing.plain_text import PlainText
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "step_labels"
 PATH = DATA / "prm800k.jsonl"
@@ -54,7 +55,8 @@ def test_labels_are_counted_once_among_tokenised_traces():
   # Ratings in the file: 3 in line 1, 3 in line 2 and the labeller's own step,
   # 1 in line 3; one more is null.
   targets = step_labels.to_targets(
-    step_labels_prm800k.read(PATH), vocabulary.Vocabulary(), "\n"
+    step_labels_prm800k.read(PATH),
+    PlainText(vocabulary.Vocabulary()),
   )
   assert targets.num_completions.sum() == 8
   assert targets.num_correct.sum() == 4

@@ -10,9 +10,11 @@ import pytest
 from pav_jax.data import step_labels, step_labels_math_shepherd, step_labels_trl
 from pav_jax.data.step_labels import Trace
 from pav_jax.problems import vocabulary
+from pav_jax.testing.plain_text import PlainText
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "step_labels"
 VOCABULARY = vocabulary.Vocabulary()
+PROBLEM = PlainText(VOCABULARY)
 # Of the default vocabulary: 0 padding, 1 end, 2 newline, then + - * / ~ = , :
 # from 3, integers from 11.
 PLUS, EQUALS, COLON = 3, 8, 10
@@ -46,8 +48,7 @@ def test_offsets_by_hand():
       Trace("3+4:", ("3+4=7",), (1.0,)),
       Trace("1:", ("1", "1+1=2"), (None, 0.25), outcome=1.0, is_whole=True),
     ],
-    VOCABULARY,
-    "\n",
+    PROBLEM,
   )
   first = [*ints(3), PLUS, *ints(4), COLON]
   first += [*ints(3), PLUS, *ints(4), EQUALS, *ints(7), 2]
@@ -71,7 +72,7 @@ def test_offsets_by_hand():
 def test_a_delimiter_within_a_step_starts_no_other():
   # PRM800K has such steps: "… = 12.\n\n# Answer\n\n12".
   targets = step_labels.to_targets(
-    [Trace("ab", ("c\nd", "e"), (True, False))], Characters(), "\n"
+    [Trace("ab", ("c\nd", "e"), (True, False))], PlainText(Characters())
   )
   np.testing.assert_array_equal(targets.prefix_len, [[2, 6, 8]])
 
@@ -79,7 +80,7 @@ def test_a_delimiter_within_a_step_starts_no_other():
 def test_neighbouring_texts_are_tokenised_apart():
   # As one text, "3" and "4" would be the integer 34.
   targets = step_labels.to_targets(
-    [Trace("3", ("4",), (True,))], VOCABULARY, ":"
+    [Trace("3", ("4",), (True,))], PlainText(VOCABULARY, ":")
   )
   np.testing.assert_array_equal(targets.tokens, [[*ints(3, 4), COLON]])
 
@@ -87,14 +88,14 @@ def test_neighbouring_texts_are_tokenised_apart():
 def test_traces_are_numbered_by_prompt_and_within_it():
   prompts = ("1", "2", "1", "1", "2")
   traces = [Trace(prompt, ("3",), (True,)) for prompt in prompts]
-  targets = step_labels.to_targets(traces, VOCABULARY, "\n")
+  targets = step_labels.to_targets(traces, PROBLEM)
   np.testing.assert_array_equal(targets.problem_id, [0, 1, 0, 0, 1])
   np.testing.assert_array_equal(targets.sample_id, [0, 0, 1, 2, 1])
 
 
 def test_soft_labels_are_kept_to_the_last_bit():
   trace = Trace("1", ("2", "3"), (1 / 3, 0.1))
-  targets = step_labels.to_targets([trace], VOCABULARY, "\n")
+  targets = step_labels.to_targets([trace], PROBLEM)
   assert targets.num_correct[0].tolist() == [0.0, 1 / 3, 0.1]
 
 
@@ -122,11 +123,13 @@ def test_texts_that_cannot_be_tokens_are_refused():
   for step, what in (("x", "no token"), ("<end>", "padding or end")):
     trace = Trace("1", (step,), (True,), where="a.jsonl:7")
     with pytest.raises(ValueError, match=rf"a\.jsonl:7: .*{what}"):
-      step_labels.to_targets([trace], VOCABULARY, "\n")
+      step_labels.to_targets([trace], PROBLEM)
   with pytest.raises(ValueError, match="delimiter is"):
-    step_labels.to_targets([Trace("1", ("2",), (True,))], VOCABULARY, "\n\n")
+    step_labels.to_targets(
+      [Trace("1", ("2",), (True,))], PlainText(VOCABULARY, "\n\n")
+    )
   with pytest.raises(ValueError, match="there are no traces"):
-    step_labels.to_targets([], VOCABULARY, "\n")
+    step_labels.to_targets([], PROBLEM)
 
 
 def test_a_delimiter_that_is_not_encoded_as_one_is_refused():
@@ -136,14 +139,14 @@ def test_a_delimiter_that_is_not_encoded_as_one_is_refused():
       return super().encode(text.replace("\n", " "))
 
   with pytest.raises(ValueError, match="the last contains it"):
-    step_labels.to_targets([Trace("1", ("2",), (True,))], Lossy(), "\n")
+    step_labels.to_targets([Trace("1", ("2",), (True,))], PlainText(Lossy()))
 
 
 def test_texts_survive_a_vocabulary_of_characters():
   traces = step_labels_math_shepherd.read(DATA / "math_shepherd.jsonl")
-  characters = Characters()
-  targets = step_labels.to_targets(traces, characters, "\n")
-  rows = step_labels_trl.rows(targets, characters, "\n", label_type=bool)
+  characters = PlainText(Characters())
+  targets = step_labels.to_targets(traces, characters)
+  rows = step_labels_trl.rows(targets, characters, label_type=bool)
   assert list(rows) == [
     {
       "prompt": trace.prompt,
@@ -180,13 +183,14 @@ def test_lines_are_read_in_order_and_numbered(tmp_path):
     (b'{"step": ["a"]}', "field 'steps' is missing"),
     (b'{"steps": "a"}', "field 'steps' is 'a', expected list"),
     (b'{"steps": []}', "expected as many"),
+    (b'{"steps":' * 100_000, "nested too deeply"),
   ],
 )
 def test_bad_lines_are_named_or_left_out(tmp_path, line, what):
   path = tmp_path / "a.jsonl"
   good = b'{"steps": ["a"]}\n'
   path.write_bytes(good + line + b"\n" + good + line + b"\n")
-  with pytest.raises(ValueError, match=rf"a\.jsonl:2: .*{what}"):
+  with pytest.raises(ValueError, match=rf"a\.jsonl:2: .*{what}.*max_bad_lines"):
     step_labels.read_jsonl(path, parse)
   with (
     pytest.warns(UserWarning, match=r"a\.jsonl:2 is left out"),
@@ -216,7 +220,7 @@ def test_a_bool_is_no_int():
 def test_importing_data_files_imports_no_tensorflow():
   names = ("step_labels", "step_labels_trl", "step_targets")
   names += ("step_targets_seqio", "step_targets_writer")
-  code = ";".join(f"import pav_jax.problems.{name}" for name in names)
+  code = ";".join(f"import pav_jax.data.{name}" for name in names)
   code += ";import sys; print({'tensorflow', 'seqio'} & set(sys.modules))"
   done = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True

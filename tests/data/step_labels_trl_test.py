@@ -7,9 +7,11 @@ import pytest
 from pav_jax.data import step_labels, step_labels_trl
 from pav_jax.problems import vocabulary
 from pav_jax.rollout import StepTargets
+from pav_jax.testing.plain_text import PlainText
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "step_labels"
 VOCABULARY = vocabulary.Vocabulary()
+PROBLEM = PlainText(VOCABULARY)
 
 
 def write(path, *rows):
@@ -32,9 +34,9 @@ def test_files_survive_the_round_trip_byte_for_byte(
 ):
   source = DATA / f"{name}.jsonl"
   traces = step_labels_trl.read(source, is_whole=is_whole)
-  targets = step_labels.to_targets(traces, VOCABULARY, "\n")
+  targets = step_labels.to_targets(traces, PROBLEM)
   out = tmp_path / "out.jsonl"
-  step_labels_trl.write(out, targets, VOCABULARY, "\n", label_type=label_type)
+  step_labels_trl.write(out, targets, PROBLEM, label_type=label_type)
   assert out.read_bytes() == source.read_bytes()
   assert list(tmp_path.iterdir()) == [out]
 
@@ -42,7 +44,7 @@ def test_files_survive_the_round_trip_byte_for_byte(
 def test_whole_responses_end_with_the_end_token():
   for is_whole, last in ((False, 2), (True, 1)):
     traces = step_labels_trl.read(DATA / "trl_bool.jsonl", is_whole=is_whole)
-    targets = step_labels.to_targets(traces, VOCABULARY, "\n")
+    targets = step_labels.to_targets(traces, PROBLEM)
     end = np.take_along_axis(targets.tokens, targets.prefix_len[:, -1:] - 1, 1)
     np.testing.assert_array_equal(end[:, 0], [last] * 3)
 
@@ -50,8 +52,8 @@ def test_whole_responses_end_with_the_end_token():
 def test_integers_survive_too(tmp_path):
   rows = [row([0, 1]), row([1], "3")]
   traces = step_labels_trl.read(write(tmp_path / "a.jsonl", *rows))
-  targets = step_labels.to_targets(traces, VOCABULARY, "\n")
-  out = list(step_labels_trl.rows(targets, VOCABULARY, "\n", label_type=int))
+  targets = step_labels.to_targets(traces, PROBLEM)
+  out = list(step_labels_trl.rows(targets, PROBLEM, label_type=int))
   assert out == rows
   assert type(out[0]["labels"][0]) is int  # which == does not tell from bool
 
@@ -109,14 +111,12 @@ def collected():
 
 
 def test_counts_become_shares_and_steps_without_label_join_the_next():
-  rows = step_labels_trl.rows(
-    collected(), VOCABULARY, "\n", merge_unlabelled=True
-  )
+  rows = step_labels_trl.rows(collected(), PROBLEM, merge_unlabelled=True)
   assert list(rows) == [
     {"prompt": "3:", "completions": ["4\n5", "6"], "labels": [0.25, 0.75]}
   ]
   with pytest.raises(ValueError, match="step 1 of row 0 has no label"):
-    list(step_labels_trl.rows(collected(), VOCABULARY, "\n"))
+    list(step_labels_trl.rows(collected(), PROBLEM))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,7 @@ def test_a_threshold_makes_soft_labels_hard(threshold, labels):
   for kind in (bool, int, float):
     (out,) = step_labels_trl.rows(
       collected(),
-      VOCABULARY,
-      "\n",
+      PROBLEM,
       label_type=kind,
       threshold=threshold,
       merge_unlabelled=True,
@@ -144,12 +143,11 @@ def test_soft_labels_are_no_bools_and_a_failed_export_leaves_no_file(tmp_path):
     step_labels_trl.write(
       path,
       collected(),
-      VOCABULARY,
-      "\n",
+      PROBLEM,
       label_type=bool,
       merge_unlabelled=True,
     )
   assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
   assert path.read_text() == "before"
   with pytest.raises(ValueError, match="expected bool, int or float"):
-    list(step_labels_trl.rows(collected(), VOCABULARY, "\n", label_type=str))
+    list(step_labels_trl.rows(collected(), PROBLEM, label_type=str))

@@ -9,6 +9,7 @@ from pav_jax.data import step_labels, step_labels_prm800k
 from pav_jax.data import step_targets_records as records
 from pav_jax.problems import vocabulary
 from pav_jax.rollout import StepTargets
+from pav_jax.testing.plain_text import PlainText
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "step_labels"
 
@@ -51,8 +52,7 @@ def test_good_targets_pass_of_numpy_and_of_jax():
   records.check_targets(
     step_labels.to_targets(
       step_labels_prm800k.read(DATA / "prm800k.jsonl"),
-      vocabulary.Vocabulary(),
-      "\n",
+      PlainText(vocabulary.Vocabulary()),
     ),
     0,
   )

@@ -8,11 +8,10 @@ pytest.importorskip(
 )
 
 from pav_jax.data import tasks
-from pav_jax.problems import text
+from pav_jax.problems import base
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.countdown import Countdown
 from pav_jax.problems.frameworks import seqio
-from pav_jax.problems.vocabulary import Vocabulary
 
 CHAIN = Chain(horizon=3)
 
@@ -60,13 +59,13 @@ def test_examples_are_the_problems_demonstrations(problem):
 
 def test_splits_are_disjoint():
   task = register()
-  assert set(task.splits) == set(text.SPLITS)
+  assert set(task.splits) == set(base.SPLITS)
   prompts = [
-    {e["inputs"].tobytes() for e in read(task, split)} for split in text.SPLITS
+    {e["inputs"].tobytes() for e in read(task, split)} for split in base.SPLITS
   ]
   assert [len(p) for p in prompts] == [40, 10, 10]
   assert len(set().union(*prompts)) == 60
-  assert [task.num_input_examples(s) for s in text.SPLITS] == [40, 10, 10]
+  assert [task.num_input_examples(s) for s in base.SPLITS] == [40, 10, 10]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -137,40 +136,6 @@ def test_a_mixture_of_other_vocabularies_is_refused():
     mixture.get_dataset(split="train")
 
 
-class Sums:
-  """A problem without demonstrations: `1+2=`, `3<end>`."""
-
-  vocabulary = Vocabulary(num_integers=30)
-  delimiter = "\n"
-
-  def examples(self, split, start=0, stop=None):
-    for i in range(start, stop):
-      number = text.SPLITS.index(split) * 10 + i
-      prompt = np.array(self.vocabulary.encode(f"1+{i}="), np.int32)
-      answer = np.array(self.vocabulary.encode(f"{i + 1}<end>"), np.int32)
-      yield text.Example(number, prompt, answer)
-
-  def grade(self, response, answer):
-    return int(list(response) == list(answer))
-
-
-def test_any_text_problem_has_its_answers_for_responses():
-  task = tasks.register("sums", Sums(), num_problems={"train": 9, "test": 4})
-  examples = read(task, "test")
-  vocabulary = task.output_features["targets"].vocabulary
-  texts = [
-    tuple(vocabulary.decode(e[name].tolist()) for name in ("inputs", "targets"))
-    for e in examples
-  ]
-  assert texts == [(f"1+{i}=", f"{i + 1}<end>") for i in range(4)]
-  assert addresses(examples) == [(20 + i, 0) for i in range(4)]
-  parts = [
-    addresses(read(task, shard_info=seqio.ShardInfo(i, 2), shuffle=True))
-    for i in range(2)
-  ]
-  assert sorted(itertools.chain(*parts)) == [(i, 0) for i in range(9)]
-
-
 @pytest.mark.parametrize(
   ("settings", "match"),
   [
@@ -179,7 +144,6 @@ def test_any_text_problem_has_its_answers_for_responses():
     ({"num_problems": {"train": 0}}, "train is 0"),
     ({"num_problems": {"train": 2**31}}, "expected"),
     ({"num_samples": 0}, "num_samples is 0"),
-    ({"problem": Sums(), "num_samples": 2}, "without demonstrations"),
   ],
 )
 def test_settings_are_checked(settings, match):

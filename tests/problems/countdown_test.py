@@ -81,7 +81,7 @@ def test_reachable_by_hand():
 def test_grades_by_hand(text, grade):
   problem = Countdown()
   answer = problem.vocabulary.encode("3,7,8,25=92:")
-  assert problem.grade(response(problem, text), answer) == grade
+  assert problem.is_correct(response(problem, text), answer) == grade
 
 
 @pytest.mark.parametrize("line", ["3-7=4", "7/3=2", "8-8=0", "7*25=99"])
@@ -149,7 +149,7 @@ def test_dead_prefixes_by_hand():
       [0, 0, 1, 1],  # 2, 16: 18, 14, 32, 8
     ],
   )
-  assert problem.outcomes(rollout).tolist() == [0, 0, 1, 1, 0, 0]
+  assert problem.grade(rollout).tolist() == [0, 0, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("count", [4, 5, 6])
@@ -178,7 +178,7 @@ def test_demonstrations_are_legal_and_the_solved_ones_right(count):
     # Graded against the number where it ends, every trace is right.
     answer = tokens[: solved.prompt_len].copy()
     answer[-2] = tokens[rollout.prefix_len[row, -1] - 2]
-    assert solved.grade(tokens[solved.prompt_len :], answer) == 1
+    assert solved.is_correct(tokens[solved.prompt_len :], answer) == 1
 
 
 def test_the_mixtures_share():

@@ -8,14 +8,18 @@ import pytest
 
 pytest.importorskip("sentencepiece")
 
+from pav_jax.data import process_bench, step_labels, step_labels_trl
 from pav_jax.data.packing import Demonstrations
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.for_problem import ProblemPolicy, language_model
+from pav_jax.problems import base
+from pav_jax.problems.answer_groups import NO_ANSWER
+from pav_jax.problems.base import SPLITS, TextProblem
 from pav_jax.problems.data_problem import DataProblem
-from pav_jax.problems.grading import NormalizedMatch
+from pav_jax.problems.grading import NormalizedMatch, SymbolicMatch
 from pav_jax.problems.pieces import SentencePieceVocabulary
 from pav_jax.problems.prompt_format import PromptFormat, Record
-from pav_jax.problems.text import SPLITS, TextProblem
+from pav_jax.search import voting
 from pav_jax.training.evaluation import evaluate
 
 
@@ -75,9 +79,7 @@ def test_it_is_a_text_problem(problem):
 
 def test_ids_skip_what_is_too_long(problem):
   # Split s has ids 3 index + s; 3 and 4 of train are too long.
-  assert (
-    problem.split_size("train") == 18 and problem.num_left_out("train") == 2
-  )
+  assert problem.split_size("train") == 18
   ids = problem.problem_ids("train", 1, 5)
   assert ids.tolist() == [3, 6, 15, 18] and ids.dtype == np.int32
   assert problem.problem_ids("test", 0, 7).tolist() == list(range(2, 23, 3))
@@ -85,7 +87,7 @@ def test_ids_skip_what_is_too_long(problem):
   with pytest.raises(ValueError, match="shortest problem of split 'train'"):
     short.split_size("train")
   roomy = dataclasses.replace(problem, max_prompt_len=1000)
-  assert roomy.num_left_out("train") == 0
+  assert roomy.split_size("train") == 20
 
 
 def test_prompts_differ_in_length(problem):
@@ -106,7 +108,7 @@ def test_demonstrations_are_rollouts(problem):
   np.testing.assert_array_equal(
     rollout.prefix_len[:, 0], problem.prompt_lengths(ids)
   )
-  np.testing.assert_array_equal(problem.outcomes(rollout), rollout.outcome)
+  np.testing.assert_array_equal(problem.grade(rollout), rollout.outcome)
   for row, ends, index in zip(
     rollout.tokens, rollout.prefix_len, ids // 3, strict=True
   ):
@@ -123,8 +125,7 @@ def test_demonstrations_are_rollouts(problem):
     ]
     assert row[ends[-1] - 1] == problem.vocabulary.eos_id
     assert (row[ends[-1] :] == 0).all()
-  assert not problem.dead_prefixes(rollout).any()
-  assert problem.dead_prefixes(rollout).shape == rollout.prefix_len.shape
+  assert not base.dead_prefixes(problem, rollout).any()
 
 
 def test_responses_are_graded_as_texts_that_ended(problem, monkeypatch):
@@ -150,8 +151,8 @@ def test_responses_are_graded_as_texts_that_ended(problem, monkeypatch):
   for response, answer, want in zip(
     responses, answers, rollout.outcome, strict=True
   ):
-    assert problem.grade(response, answer) == want
-    assert problem.grade(response.tolist(), answer.tolist()) == want
+    assert problem.is_correct(response, answer) == want
+    assert problem.is_correct(response.tolist(), answer.tolist()) == want
 
 
 def test_right_answers_are_right(problem):
@@ -188,6 +189,143 @@ def test_shots_go_before_and_stop_responses(problem):
     problem.problem_ids("test", 0, 1), response, np.zeros(1, int)
   ).outcome
   assert outcome == 1
+
+
+def responses_of(problem, texts, ids):
+  """Rollouts with these responses; `<end>` is the end token."""
+  encode = problem.vocabulary.encode
+  rows = [
+    [*encode(text.removesuffix("<end>")), *[1] * text.endswith("<end>")]
+    for text in texts
+  ]
+  responses = np.zeros((len(rows), max(map(len, rows))), np.int32)
+  for row, tokens in zip(responses, rows, strict=True):
+    row[: len(tokens)] = tokens
+  return problem.rollout(ids, responses, np.arange(len(rows)))
+
+
+def test_votes_are_for_answers_that_the_grader_takes_for_equal(problem):
+  pytest.importorskip("mpmath")
+  problem = dataclasses.replace(
+    problem, grader=SymbolicMatch(num_workers=1), max_prompt_len=800
+  )
+  texts = [
+    "so $\\boxed{5}$.<end>",
+    "$\\boxed{7}$<end>",
+    "$\\boxed{6}$<end>",
+    "that is $\\boxed{6}$.<end>",
+    "$\\boxed{6}$",  # cut off
+    "$\\boxed{12/2}$<end>",
+    "six<end>",  # no answer
+    "$\\boxed{0.5}$<end>",
+    "$\\boxed{\\frac{1}{2}}$.<end>",
+  ]
+  ids = np.repeat(problem.problem_ids("test", 3, 4), len(texts))
+  rollout = responses_of(problem, texts, ids)
+  want = [0, 1, 2, 2, NO_ANSWER, 2, NO_ANSWER, 3, 3]
+  assert problem.final_answers(rollout).tolist() == want
+  # The majority is right: 3 + 3.
+  (chosen,) = voting.vote(np.array([want]), len(want))[0]
+  assert rollout.outcome[chosen] == 1
+  # After shots no response ends with the end token.
+  shots = dataclasses.replace(problem, prompt=PromptFormat(num_shots=1))
+  texts = [
+    text.removesuffix("<end>") + "\n\nProblem:\nWhat is \\boxed{1}"
+    for text in texts
+    if text.endswith("<end>")
+  ]
+  rollout = responses_of(shots, [*texts, "$\\boxed{6}$"], ids)
+  want = [0, 1, 2, 2, 2, NO_ANSWER, 3, 3, NO_ANSWER]
+  assert shots.final_answers(rollout).tolist() == want
+
+
+def test_votes_with_a_grader_that_does_not_compare(problem):
+  problem = dataclasses.replace(problem, grader=Recording())
+  texts = ["a\n1<end>", "1<end>", "a\n2<end>", "1", "<end>"]
+  ids = np.repeat(problem.problem_ids("test", 3, 4), len(texts))
+  answers = problem.final_answers(responses_of(problem, texts, ids))
+  assert answers.tolist() == [0, 0, 1, NO_ANSWER, NO_ANSWER]
+
+
+@pytest.mark.parametrize("num_shots", [0, 1])
+def test_imported_texts_are_seen_as_the_problem_s_own(problem, num_shots):
+  problem = dataclasses.replace(
+    problem, prompt=PromptFormat(num_shots=num_shots), max_prompt_len=800
+  )
+  ids = problem.problem_ids("test", 2, 5)
+  want = problem.demonstrations(ids, np.zeros(3, int))
+  records = [problem.records()["test"][i] for i in ids // 3]
+  steps = [tuple(record.solution.split("\n")) for record in records]
+  samples = [
+    process_bench.Sample(record.key, record.problem, lines, -1, True)
+    for record, lines in zip(records, steps, strict=True)
+  ]
+  traces = [
+    step_labels.Trace(record.problem, lines, (1.0,) * 3, is_whole=True)
+    for record, lines in zip(records, steps, strict=True)
+  ]
+  targets = step_labels.to_targets(traces, problem)
+  for got in (process_bench.rollout(samples, problem), targets):
+    # Three steps; the problem has room for one more.
+    np.testing.assert_array_equal(got.prefix_len, want.prefix_len[:, :4])
+    width = got.tokens.shape[1]
+    np.testing.assert_array_equal(got.tokens, want.tokens[:, :width])
+    assert not want.tokens[:, width:].any()
+    assert (got.tokens[:, 0] == problem.vocabulary.bos_id).all()
+  rows = step_labels_trl.rows(targets, problem)
+  assert [(row["prompt"], tuple(row["completions"])) for row in rows] == [
+    (record.problem, lines)
+    for record, lines in zip(records, steps, strict=True)
+  ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alike(Sums):
+  """All problems have one key, and one text if asked for."""
+
+  same_text: bool = False
+
+  def records(self):
+    return {
+      split: [
+        record._replace(
+          key="a", problem="same" if self.same_text else record.problem
+        )
+        for record in records
+      ]
+      for split, records in super().records().items()
+    }
+
+
+def test_problems_with_one_key_are_refused(problem):
+  settings = vars(problem) | {"max_prompt_len": 400}
+  fields = {field.name for field in dataclasses.fields(problem)}
+  settings = {name: settings[name] for name in fields}
+  with pytest.raises(ValueError, match=r"two problems have the key 'a': 'What"):
+    Alike(**settings).split_size("test")
+  # One problem that comes again is one.
+  assert Alike(**settings, same_text=True).split_size("test") == 7
+
+
+def test_too_few_steps_for_the_data_are_refused(problem):
+  # Solutions have 3 lines.
+  assert dataclasses.replace(problem, max_steps=3).split_size("train") == 18
+  with pytest.raises(ValueError, match=r"max_steps is 2 .* have 3 steps"):
+    dataclasses.replace(problem, max_steps=2).split_size("train")
+
+
+class WithoutBegin(SentencePieceVocabulary):
+  """A vocabulary that has no `<bos>`."""
+
+  bos_id = None
+
+
+def test_a_prompt_has_a_token(problem, pieces_path):
+  bare = dataclasses.replace(problem, prompt=PromptFormat("{problem}"))
+  assert bare.encode_problem("") == [bare.vocabulary.bos_id]
+  none = dataclasses.replace(bare, vocabulary=WithoutBegin(pieces_path))
+  with pytest.raises(ValueError, match="prompt '' has no token"):
+    none.encode_problem("")
 
 
 def test_examples_resume_and_shard(problem):
@@ -248,20 +386,26 @@ def test_packing_takes_a_split_once_and_fits(problem):
   assert sorted(texts[:18]) == sorted(want) or set(texts) == set(want)
 
 
-class Solving:
+def small_network(problem):
+  return TransformerConfig(
+    vocab_size=problem.vocabulary.vocab_size + 8,
+    num_layers=2,
+    width=8,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_width=8,
+    max_length=96 + 72,
+  )
+
+
+class Solving(ProblemPolicy):
   """A policy that solves every other problem."""
 
-  def __init__(self, problem):
-    self.problem = problem
-
-  def sample(
-    self, params, key, prompts, prompt_len, problem_id, *, num_samples
-  ):
-    del params, key
+  def sample(self, params, key, problem_id, first_sample=0, *, num_samples=1):
+    prompts = self.problem.prompts(problem_id)
+    prompt_len = self.problem.prompt_lengths(problem_id)
     np.testing.assert_array_equal(prompts[:, 0], self.problem.vocabulary.bos_id)
-    np.testing.assert_array_equal(
-      prompt_len, self.problem.prompt_lengths(problem_id)
-    )
     texts = [
       self.problem.vocabulary.decode(row[:length])
       for row, length in zip(prompts, prompt_len, strict=True)
@@ -277,8 +421,8 @@ class Solving:
 def test_policies_are_evaluated_on_it(problem):
   ids = problem.problem_ids("test", 0, 7)
   found = evaluate(
-    Solving(problem),
-    None,
+    Solving(language_model(small_network(problem), problem), problem),
+    {},
     jax.random.key(0),
     problem,
     ids,
@@ -289,16 +433,7 @@ def test_policies_are_evaluated_on_it(problem):
 
 
 def test_a_language_model_has_its_sizes(problem):
-  config = TransformerConfig(
-    vocab_size=problem.vocabulary.vocab_size + 8,
-    num_layers=2,
-    width=8,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=4,
-    mlp_width=8,
-    max_length=96 + 72,
-  )
+  config = small_network(problem)
   policy = language_model(config, problem)
   # The longest solution and an eighth more: 64 + 8.
   assert (policy.max_new_tokens, policy.max_steps) == (72, 4)

@@ -1,9 +1,6 @@
-from fractions import Fraction
-
 import pytest
 
-from pav_jax.problems import final_answers
-from pav_jax.problems.final_answers import final_answer, normalize, number, same
+from pav_jax.problems.final_answers import final_answer
 
 
 @pytest.mark.parametrize(
@@ -33,107 +30,72 @@ from pav_jax.problems.final_answers import final_answer, normalize, number, same
     ("# Answer\n\n4 or $\\boxed{3}$", "3"),
     ("# Answer\n\n\\boxed{3}", "3"),
     ("\\boxed{3}\n# Answer\n", None),
+    # A mention of a box, or an empty one, is no answer.
+    (r"So $\boxed{42}$. I used \boxed as you asked.", "42"),
+    (r"So $\boxed{42}$. I used \fbox, for $5.", "42"),
+    (r"$\boxed{42}$ and \boxed{}", "42"),
+    (r"$\boxed{42}$, in the form $\boxed{\ldots}$", "42"),
+    (r"\fbox{42}", "42"),
+    (r"\boxed 42 and that is all.", "42"),
+    (r"\boxed -1,042.5, then", "-1,042.5"),
+    # A box around another says what it says.
+    (r"\boxed{8 \boxed{7}}", r"8 \boxed{7}"),
+    (r"\boxed{\boxed{\frac{1}{2}}}", r"\frac{1}{2}"),
+    # Other headings.
+    ("\\boxed{5}\n#### Check\nfine", "5"),
+    ("\\boxed{5}\n##### Verification", "5"),
+    ("\\boxed{5}\n#### 2. Verification", "5"),
+    ("\\boxed{5}\n#### Step 2: check", "5"),
+    ("#### Check", None),
+    # Emphasis.
+    ("#### **73**", "73"),
+    ("#### `73`", "73"),
+    ("so it is\n**73**", "73"),
+    ("`73`", "73"),
+    ("_73_", "73"),
+    ("that is **73** of them", None),
+    (r"\boxed{**73**}", "73"),
+    ("# Answer\n\n**73**", "73"),
+    # Phrases, where there is no mark.
+    ("**Final Answer:** 73", "73"),
+    ("**Final Answer**\n\n73", "73"),
+    ("Answer: **B**", "B"),
+    ("The answer is: 72", "72"),
+    ("The answer is 72.", "72"),
+    ("Final Answer: The final answer is $72$. I hope it is.", "72"),
+    ("The answer is: Evelyn.", "Evelyn"),
+    ("The answer is (C).", "(C)"),
+    ("The answer is in the last line", None),
+    ("my final answer comes later", None),
+    ("\\boxed{42}. The answer is: 43", "42"),
+    # As the pattern published with GSM8K reads them: the number.
+    ("#### 72 clips", "72"),
+    ("#### 72, in total", "72"),
+    ("#### 1,250 dollars.", "1,250"),
+    ("#### 72 clips in 3 days", "72"),
+    # Which reads none of these, though they are numbers.
+    ("#### $18 per day", "18"),
+    (r"#### \$1,250.50", "1,250.50"),
+    ("#### $18$", "18"),
+    ("#### 40% of them", "40"),
+    ("#### +3", "3"),
+    ("#### −3", "-3"),
+    ("#### -$5", "-5"),
+    # No number that words follow.
+    ("#### 72 or 73", "72 or 73"),
+    ("#### 72, not 73", "72, not 73"),
+    ("#### 36 + 36", "36 + 36"),
+    ("#### 3 4", "3 4"),
+    ("#### 1 1/2", "1 1/2"),
+    ("#### 2x", "2x"),
+    ("#### 10:30", "10:30"),
+    (r"#### 5\frac{1}{2}", r"5\frac{1}{2}"),
     (r"\boxed{" + "1" * 1000 + "}", "1" * 1000),
     (r"\boxed{" + "1" * 1001 + "}", None),
   ],
 )
 def test_final_answers(text, want):
   assert final_answer(text) == want
-
-
-# What the scorer published with MATH takes for equal, rule by rule.
-EQUAL = [
-  ("1\n2", "12"),
-  (r"10,\!000", "10,000"),
-  (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\2\end{pmatrix}"),
-  (r"\dfrac{1}{2}", r"\frac{1}{2}"),
-  (r"\tfrac{x}{3}", r"\frac{x}{3}"),
-  (r"\left( 1, 2 \right)", "(1,2)"),
-  (r"90^\circ", "90"),
-  (r"90^{\circ}", "90"),
-  (r"\$12", "12"),
-  (r"5\text{ cm}", "5"),
-  (r"5\text{ cm}^2", "5"),
-  (r"5 \mbox{ inches}", "5"),
-  (r"15\%", "15"),
-  ("15%", "15"),
-  (".5", "0.5"),
-  ("{.5}", "{0.5}"),
-  ("x = 7", "7"),
-  ("k=7", "7"),
-  (r"\sqrt3", r"\sqrt{3}"),
-  (r"2\sqrt 3", r"2\sqrt{3}"),
-  ("x + 1", "x+1"),
-  (r"\frac12", r"\frac{1}{2}"),
-  (r"\frac1{72}", r"\frac{1}{72}"),
-  (r"\frac{1}2", r"\frac{1}{2}"),
-  ("0.5", r"\frac{1}{2}"),
-  ("3/4", r"\frac{3}{4}"),
-  # Beyond it.
-  (r"\text{Evelyn}", "Evelyn"),
-  (r"\text{ even}", "even"),
-  ("1,234,567", "1234567"),
-  ("1{,}234", "1234"),
-  ("1,234.50", "1234.5"),
-  ("5.0", "5"),
-  ("-2.50", "-2.5"),
-  (r"\frac{-1}{2}", r"-\frac{1}{2}"),
-  ("-1/2", r"-\frac{1}{2}"),
-  ("$7$", "7"),
-]
-DIFFERENT = [
-  ("7", "8"),
-  ("-7", "7"),
-  (r"\frac{1}{2}", r"\frac{2}{1}"),
-  ("1,2", "12"),
-  ("(1,2)", "(12)"),
-  ("1, 234", "1234"),  # a list of two
-  ("50", "5"),
-  ("10.5", "1.5"),
-  ("100", "1"),  # zeros of integers count
-  ("abc=7", "7"),
-  ("a=b=7", "7"),
-  (r"\text{even}", r"\text{odd}"),
-  (r"\text{ even}", r"\text{ odd}"),
-  (r"\sqrt[3]{2}", r"\sqrt{2}"),
-  (r"\leftarrow", "arrow"),
-  (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}12\end{pmatrix}"),
-  ("2x", "x2"),
-]
-
-
-@pytest.mark.parametrize(("answer", "other"), EQUAL)
-def test_forms_of_one_answer_are_the_same(answer, other):
-  assert same(answer, other) and same(other, answer)
-
-
-@pytest.mark.parametrize(("answer", "other"), DIFFERENT)
-def test_different_answers_stay_different(answer, other):
-  assert not same(answer, other)
-
-
-@pytest.mark.parametrize("answer", [a for pair in EQUAL for a in pair])
-def test_a_normal_form_is_its_own(answer):
-  assert normalize(normalize(answer)) == normalize(answer)
-
-
-@pytest.mark.parametrize(
-  ("answer", "want"),
-  [
-    ("12", Fraction(12)),
-    ("-1,000.50", Fraction(-2001, 2)),
-    (r"\dfrac{3}{4}", Fraction(3, 4)),
-    ("-3/4", Fraction(-3, 4)),
-    (".125", Fraction(1, 8)),
-    ("1/0", None),
-    ("x", None),
-    (r"2\pi", None),
-    ("1" * 61, None),
-    ("٣", None),  # a digit, but none that int and regular expressions agree on
-  ],
-)
-def test_numbers(answer, want):
-  assert number(answer) == want
 
 
 @pytest.mark.parametrize(
@@ -147,31 +109,13 @@ def test_numbers(answer, want):
     "\n" * 2**20,
     "\t" * 2**20,
     "#### " + "\t \n" * 2**18,
+    "#### \n" * 2**17,
+    r"\boxed{} " * 2**17,
+    r"\boxed as " * 2**16,
+    "the answer is " * 2**16,
+    "*" * 2**20,
   ],
 )
 def test_megabytes_have_no_answer(text):
   # In linear time: 2⁴⁰ steps would never end.
   assert final_answer(text) is None
-
-
-@pytest.mark.parametrize(
-  "part",
-  [
-    "{",
-    "1",
-    ",",
-    r"\frac",
-    r"\sqrt ",
-    "=",
-    ".",
-    r"\text{ ",
-    r"\circ",
-    " ",
-    "-",
-  ],
-)
-def test_the_longest_answers_are_normalized(part):
-  # A backtracking expression would never end. What is left is the part again.
-  answer = (part * final_answers.MAX_LENGTH)[: final_answers.MAX_LENGTH]
-  left = normalize(answer).replace("{", "").replace("}", "")
-  assert set(left) <= set(part + "0")

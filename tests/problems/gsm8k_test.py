@@ -121,9 +121,9 @@ def test_the_gin_file_makes_it(pieces_path, data_dir):
       f"GSM8K.data_dir = {data_dir!r}",
     ],
   )
-  batches = gin.get_configurable("Demonstrations")()
-  assert isinstance(batches.problem, GSM8K)
-  assert batches.problem.max_steps == 16
+  batches = gin.get_configurable("Mixture")()
+  [problem] = batches.problems
+  assert isinstance(problem, GSM8K) and problem.max_steps == 16
   gin.clear_config()
 
 

@@ -58,7 +58,7 @@ def test_published_solutions_are_right(problem):
     ids = problem.problem_ids(split, 0, number)
     rollout = problem.demonstrations(ids, np.zeros_like(ids))
     assert (rollout.outcome == 1).all()
-    np.testing.assert_array_equal(problem.outcomes(rollout), rollout.outcome)
+    np.testing.assert_array_equal(problem.grade(rollout), rollout.outcome)
     # And those of another problem are not.
     wrong = problem.rollout(ids, problem.responses(ids[::-1], ids), ids)
     assert wrong.outcome.sum() == number % 2
@@ -143,12 +143,13 @@ def test_experiments_train_on_it(size, pieces_path, data_dir):
       "PromptFormat.num_shots = 1",
     ],
   )
-  batches = gin.get_configurable("Demonstrations")()
-  problem = batches.problem
+  batches = gin.get_configurable("Mixture")()
+  [problem] = batches.problems
   assert isinstance(problem, MATH) and problem.manual_dir == str(DATA)
   assert problem.grader == SymbolicMatch() and problem.prompt.num_shots == 1
   assert batches.row_length == problem.max_demonstration_len == 768
-  assert batches.num_problems == problem.split_size("train") == 13
+  assert problem.split_size("train") == 13
+  # Read through seqio, which these tests have: 13 solutions are packed.
   batch, _ = batches(0)
-  assert batch.tokens.shape == (32, 768)
+  assert batches.reader == "seqio" and batch.tokens.shape == (32, 768)
   gin.clear_config()

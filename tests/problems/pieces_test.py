@@ -9,6 +9,7 @@ from pav_jax.problems.pieces import SentencePieceVocabulary
 from pav_jax.problems.vocabulary import (
   Tokens,
   delimiter_table,
+  encode_prompt,
   fingerprint,
   identity,
 )
@@ -76,10 +77,38 @@ def test_texts_come_back(vocabulary, text):
 
 def test_prompts_begin_with_bos(vocabulary, tmp_path):
   ids = vocabulary.encode("start add")
-  assert vocabulary.encode_prompt("start add") == [2, *ids]
+  assert encode_prompt(vocabulary, "start add") == [2, *ids]
+  assert encode_prompt(vocabulary, "") == [2]
   none = SentencePieceVocabulary(train(tmp_path / "m", bos_id=-1, unk_id=2))
   assert none.bos_id is None
-  assert none.encode_prompt("start add") == none.encode("start add")
+  assert encode_prompt(none, "start add") == none.encode("start add")
+  with pytest.raises(ValueError, match="prompt '' has no token"):
+    encode_prompt(none, "")
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"add_dummy_prefix": True},
+    {"remove_extra_whitespaces": True},
+    {"normalization_rule_name": "nmt_nfkc", "byte_fallback": True},
+  ],
+)
+def test_texts_that_would_not_come_back_are_refused_or_repaired(
+  tmp_path, settings
+):
+  path = train(tmp_path / "m", **settings)
+  with pytest.raises(ValueError, match=r"comes back as .* expected exact=True"):
+    SentencePieceVocabulary(path)
+  repaired = SentencePieceVocabulary(path, exact=True)
+  for step in ("It is 5.", "  a  b ", "x² = ½", "\t3+4"):
+    ids = repaired.encode(step) + repaired.encode("\n")
+    assert repaired.decode(ids) == step + "\n"
+  assert pickle.loads(pickle.dumps(repaired)).encode(" a") == repaired.encode(
+    " a"
+  )
+  # It has the tokens that it had.
+  assert repaired.vocab_size == 320 and repaired.token_text(5) == "\n\n"
 
 
 def test_tokens_with_a_newline_end_steps(vocabulary):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pav_jax.problems import text
+from pav_jax.problems.answer_groups import NO_ANSWER
+from pav_jax.problems.base import SPLITS
 from pav_jax.problems.chain import Chain, Operation
 from pav_jax.problems.countdown import Countdown
 
@@ -67,7 +69,7 @@ def test_splits_share_no_problem(problem):
       rows[:, :end:2] = np.sort(rows[:, :end:2], -1)
     return set(map(bytes, rows))
 
-  sets = [[prompts(split, seed) for seed in (0, 1)] for split in text.SPLITS]
+  sets = [[prompts(split, seed) for seed in (0, 1)] for split in SPLITS]
   for one, two in itertools.combinations(sets, 2):
     for a, b in itertools.product(one, two):
       assert not a & b
@@ -77,7 +79,7 @@ def test_splits_share_no_problem(problem):
 
 @each_problem
 def test_ids_are_unique_and_address_the_problem(problem):
-  ids = [problem.problem_ids(split, 0, 400) for split in text.SPLITS]
+  ids = [problem.problem_ids(split, 0, 400) for split in SPLITS]
   assert len(np.unique(ids)) == 1200
   every = np.concatenate(ids)
   want = problem.prompts(every)
@@ -146,7 +148,7 @@ def test_demonstrations_are_rollouts(problem):
     assert steps[steps > 0].tolist() == size
     assert (tokens[prefix_len[-1] :] == vocabulary.pad_id).all()
     answer = problem.answers(np.array([problem_id]))[0]
-    assert problem.grade(response, answer) == outcome
+    assert problem.is_correct(response, answer) == outcome
 
 
 @each_problem
@@ -161,12 +163,12 @@ def test_grades_never_raise(problem):
     length = int(rng.integers(0, 2 * problem.max_response_len))
     noise = rng.integers(-3, size + 3, length)
     # No random tokens are a solution: 6 in a row fit with 1e-12.
-    assert problem.grade(noise, answers[row]) == 0
-    assert problem.grade(noise.tolist(), answers[row]) == 0
+    assert problem.is_correct(noise, answers[row]) == 0
+    assert problem.is_correct(noise.tolist(), answers[row]) == 0
     # One token altered, which gets any line in trouble.
     spoilt = responses[row].copy()
     spoilt[rng.integers(len(spoilt))] = rng.integers(-(2**31), 2**31)
-    assert problem.grade(spoilt, answers[row]) in (0, 1)
+    assert problem.is_correct(spoilt, answers[row]) in (0, 1)
   noise = rng.integers(-3, size + 3, responses.shape)
   keep = rng.random(responses.shape) < 0.9
   mixed = problem.rollout(
@@ -174,7 +176,7 @@ def test_grades_never_raise(problem):
   )
   for row in range(300):
     response = mixed.tokens[row, problem.prompt_len :]
-    assert problem.grade(response, answers[row]) == mixed.outcome[row]
+    assert problem.is_correct(response, answers[row]) == mixed.outcome[row]
   # Correct ones are not dead anywhere; a whole response is one or the other.
   dead = problem.dead_prefixes(mixed)
   assert not dead[mixed.outcome == 1].any()
@@ -196,7 +198,7 @@ def test_padding_that_a_policy_drew_is_a_mistake_and_no_end(problem):
   rows = np.arange(len(tokens))
   tokens[rows, prefix_len[:, 1]] = problem.vocabulary.pad_id
   drawn = dataclasses.replace(rollout, tokens=tokens, prefix_len=prefix_len)
-  assert not problem.outcomes(drawn).any()
+  assert not problem.grade(drawn).any()
   before = problem.dead_prefixes(
     dataclasses.replace(rollout, prefix_len=prefix_len)
   )
@@ -226,7 +228,7 @@ def test_bad_requests(problem, no_shape_checks):
       dataclasses.replace(rollout, prefix_len=rollout.prefix_len[:, 1:])
     )
   with pytest.raises(ValueError, match="answer has shape"):
-    problem.grade([1], [1, 2, 3])
+    problem.is_correct([1], [1, 2, 3])
 
 
 def test_settings_that_leave_a_split_empty():
@@ -235,7 +237,7 @@ def test_settings_that_leave_a_split_empty():
     horizon=1, modulus=2, operations=(Operation("+", low=1, high=1),)
   )
   with pytest.raises(ValueError, match="allow more problems"):
-    for split in text.SPLITS:
+    for split in SPLITS:
       problem.prompts(problem.problem_ids(split, 0, 1))
 
 
@@ -254,7 +256,27 @@ def test_settings_are_hashable_and_rollouts_may_be_on_devices(problem):
   rollout = problem.demonstrations(ids, np.zeros_like(ids))
   assert hash(problem) == hash(copy) and problem == copy
   on_device = jax.tree.map(jax.numpy.asarray, rollout)
-  np.testing.assert_array_equal(problem.outcomes(on_device), rollout.outcome)
+  np.testing.assert_array_equal(problem.grade(on_device), rollout.outcome)
   np.testing.assert_array_equal(
     problem.dead_prefixes(on_device), problem.dead_prefixes(rollout)
   )
+
+
+def test_final_answers_are_what_stands_before_the_end():
+  problem = Chain(horizon=2, rho=0.0)
+  ids = problem.problem_ids("test", 0, 4)
+  demos = problem.demonstrations(ids, np.zeros(4, np.int32))
+  tokens = demos.tokens.copy()
+  tokens[3, -1] = 5  # cut off
+  answers = problem.final_answers(dataclasses.replace(demos, tokens=tokens))
+  values = problem.steps(demos).value[:, -1]
+  first = problem.vocabulary.first_integer
+  assert answers[:3].tolist() == (first + values[:3]).tolist()
+  assert answers[3] == NO_ANSWER
+  # Nor has a response that ends at once.
+  tokens[2, problem.prompt_len] = problem.vocabulary.eos_id
+  bare = demos.prefix_len[:, :1] + np.array([[0, 1, 1]])
+  answers = problem.final_answers(
+    dataclasses.replace(demos, tokens=tokens, prefix_len=bare)
+  )
+  assert answers[2] == NO_ANSWER

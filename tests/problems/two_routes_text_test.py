@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.problems import text, two_routes
+from pav_jax.problems import base, two_routes
 from pav_jax.problems.two_routes_text import TwoRoutesText
 
 SMALL = TwoRoutesText(num_steps=3, p=0.6, x=0.3, modulus=12, max_operand=9)
@@ -54,9 +54,9 @@ BY_HAND = [
 def test_by_hand(response, grade, dead, formed):
   tokens = SMALL.vocabulary.encode(response)
   answer = SMALL.vocabulary.encode(PROMPT)
-  assert SMALL.grade(tokens, answer) == grade
+  assert SMALL.is_correct(tokens, answer) == grade
   rollout = rollout_of(SMALL, [response])
-  assert SMALL.outcomes(rollout) == [grade]
+  assert SMALL.grade(rollout) == [grade]
   flags = {
     "dead": SMALL.dead_prefixes(rollout),
     "formed": SMALL.well_formed(rollout),
@@ -74,7 +74,7 @@ def test_padding_that_was_drawn_is_wrong():
   tokens[0, SMALL.prompt_len + 4] = SMALL.vocabulary.pad_id
   rollout = dataclasses.replace(rollout, tokens=tokens)
   assert SMALL.dead_prefixes(rollout).tolist() == [[False, False, True, True]]
-  assert SMALL.outcomes(rollout) == [0]
+  assert SMALL.grade(rollout) == [0]
 
 
 def process_tokens(problem, rollout):
@@ -186,16 +186,16 @@ def test_diagnostics_by_hand():
 
 
 def test_it_is_a_text_problem_of_disjoint_splits():
-  assert isinstance(SMALL, text.TextProblem)
+  assert isinstance(SMALL, base.TextProblem)
   prompts = {}
-  for split in text.SPLITS:
+  for split in base.SPLITS:
     examples = list(SMALL.examples(split, 0, 100))
     prompts[split] = {tuple(example.prompt.tolist()) for example in examples}
     for example in examples[:20]:
       total = example.prompt[::2] - SMALL.vocabulary.first_integer
       answer = int(total.sum()) % 12
       response = SMALL.vocabulary.encode(f"?\n?\n{answer}<end>")
-      assert SMALL.grade(response, example.answer) == 1
+      assert SMALL.is_correct(response, example.answer) == 1
   assert not prompts["train"] & prompts["test"]
   assert not prompts["train"] & prompts["validation"]
 
@@ -243,6 +243,6 @@ def test_bad_rollouts():
   with pytest.raises(ValueError, match="none of this problem's"):
     SMALL.teacher_values(rollout_of(SMALL, ["?\n"], prompt="7+0+4:"))
   with pytest.raises(ValueError, match="none of this problem's"):
-    SMALL.grade([], SMALL.vocabulary.encode("7+3=4:"))
+    SMALL.is_correct([], SMALL.vocabulary.encode("7+3=4:"))
   with pytest.raises(ValueError, match="answer has shape"):
-    SMALL.grade([], SMALL.vocabulary.encode("7+3:"))
+    SMALL.is_correct([], SMALL.vocabulary.encode("7+3:"))

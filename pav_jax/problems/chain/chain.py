@@ -10,15 +10,18 @@ every prefix under it is known exactly.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import hashing, text
-from pav_jax.problems.chain import error_counts as chain_errors
-from pav_jax.problems.chain import exact_values, reading, teacher
+from pav_jax.problems.base import ExactValues, Table, Tokens
+from pav_jax.problems.chain import error_counts, exact_values, reading, teacher
+from pav_jax.problems.chain.error_rates import ErrorRateValues
 from pav_jax.problems.chain.operations import OPERATIONS, SYMBOLS, Operation
 from pav_jax.problems.chain.reading import ILLEGAL, NO_PROGRESS, Contents, Steps
+from pav_jax.problems.prefixes import cut_at_padding
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.rollout import Rollout
 
@@ -237,7 +240,28 @@ class Chain(text.GeneratedProblem):
     kind = np.where(prefix_len[:, 1:] > prefix_len[:, :-1], kind, ILLEGAL)
     return Steps(*fields, kind)
 
-  def error_counts(self, rollout: Rollout) -> chain_errors.Counts:
+  @property
+  def step_kind_names(self) -> tuple[str, ...]:
+    """The symbols of the operations."""
+    return tuple(operation.symbol for operation in self.operations)
+
+  def step_kinds(self, rollout: Rollout) -> Int[np.ndarray, "B H"]:
+    """`Steps.kind`: each step's operation, negative for none, int64[B, H]."""
+    return self.steps(rollout).kind
+
+  def diagnostics(self, rollout: Rollout) -> dict[str, float]:
+    """`no_progress`: the share of steps that only restate the current value.
+
+    A response ends for the problem at padding that a policy drew; what the
+    rollout has behind that are steps that restate nothing.
+    """
+    cut, _ = cut_at_padding(rollout, self.vocabulary.pad_id)
+    restates = self.steps(cut).kind == NO_PROGRESS
+    exists = np.diff(rollout.prefix_len, axis=-1) > 0
+    number = max(int(exists.sum()), 1)
+    return {"no_progress": float((restates & exists).sum() / number)}
+
+  def count_mistakes(self, rollout: Rollout) -> error_counts.Counts:
     """Counts the mistakes of responses by kind of operation.
 
     Args:
@@ -247,14 +271,35 @@ class Chain(text.GeneratedProblem):
       ValueError: if a prompt is none of this problem's.
     """
     tokens = np.asarray(rollout.tokens)
-    prefix_len = chain_errors.without_cut_lines(
+    prefix_len = error_counts.without_cut_lines(
       tokens, self.prefix_lengths(tokens), self.notation
     )
-    return chain_errors.count(
+    return error_counts.count(
       self.notation,
       self.notation.read(tokens, prefix_len),
       self._stated(rollout).operand,
     )
+
+  def report_mistakes(
+    self, mistakes: error_counts.Counts, problem_id: Int[np.ndarray, "B"]
+  ) -> dict[str, Any] | None:
+    """Error rates beside the teacher's, and the pass@1 that both imply.
+
+    None where an operation was never attempted.
+    """
+    rates = {symbol: rate for symbol, (rate, _) in mistakes.error_rates.items()}
+    if not np.isfinite(list(rates.values())).all():
+      return None
+    return error_counts.report(
+      mistakes,
+      {o.symbol: float(o.error) for o in self.operations},
+      implied_accuracy=float(self.success_rates(problem_id, rates).mean()),
+      teacher_accuracy=float(self.success_rates(problem_id).mean()),
+    )
+
+  def mistakes_table(self, report: Mapping[str, Any]) -> Table:
+    """Each operation's error rate beside the teacher's."""
+    return error_counts.table(report)
 
   def success_rates(
     self,
@@ -286,7 +331,7 @@ class Chain(text.GeneratedProblem):
     prefix_len = self.prefix_lengths(rollout.tokens)[:, [0, -1]]
     return dataclasses.replace(rollout, prefix_len=prefix_len)
 
-  def outcomes(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
+  def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
     """The outcome reward of whole responses, float32[B].
 
     Raises:
@@ -302,7 +347,7 @@ class Chain(text.GeneratedProblem):
     final = self.notation.final(self._stated(rollout))
     return steps.legal & steps.ended & (steps.value == final[:, None])
 
-  def grade(self, response: text.Tokens, answer: text.Tokens) -> int:
+  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
     """1 for a correct response, else 0.
 
     Args:
@@ -319,13 +364,13 @@ class Chain(text.GeneratedProblem):
         f"answer has shape {answer.shape}, expected ({_STEP * self.horizon},)"
       )
     if not len(response):
-      return 0
+      return False
     lines = answer.reshape(self.horizon, _STEP)
     colon = self.vocabulary.symbol_id(":")
     prompt = [answer[:1], lines[:, 1:3].reshape(-1), [colon]]
     tokens = np.concatenate([*prompt, np.asarray(response, np.int64)])[None]
     rollout = Rollout(tokens, None, None, None, None, None)
-    return int(self.outcomes(rollout)[0])
+    return bool(self.grade(rollout)[0])
 
   def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
     """Prefixes that are wrong for certain, whatever follows: bool[B, H + 1].
@@ -350,6 +395,24 @@ class Chain(text.GeneratedProblem):
     steps = self.steps(rollout)
     left = _STEP * (self.horizon - steps.done)
     return np.where(steps.ended, 0, left)
+
+  def exact_values(self, traces: Rollout) -> ExactValues:
+    """Values at the rates of mistakes that these traces show.
+
+    Exact for a policy whose every result is wrong with the rate of its
+    operation, whatever the numbers, as the teacher's is. A trained policy is
+    only nearly one: how likely it is to be right varies from number to number.
+    An operation that was never attempted counts as one that is always right.
+    """
+    counts = self.count_mistakes(traces)
+    return ErrorRateValues(
+      self,
+      {
+        symbol: 0.0 if np.isnan(rate) else rate
+        for symbol, (rate, _) in counts.error_rates.items()
+      },
+      counts.illegal_share,
+    ).described
 
   def teacher_values(self, rollout: Rollout) -> Float[np.ndarray, "B P"]:
     """The probability that the teacher, going on from a prefix, is correct.
@@ -383,8 +446,3 @@ class Chain(text.GeneratedProblem):
       values = exact_values.by_final_number(self.notation, contents, steps)
     success = self._success(rollout, steps)
     return np.where(steps.ended, success.astype(np.float64), values)
-
-
-def clean_teacher(problem: Chain) -> Chain:
-  """`problem.clean()`, for gin files."""
-  return problem.clean()

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from pav_jax.problems.base import Table
 from pav_jax.problems.chain.reading import NO_PROGRESS, Notation, Steps
 
 
@@ -130,4 +132,54 @@ def count(
     illegal=int((~steps.legal[:, -1]).sum()),
     unfinished=int((~steps.ended[:, -1]).sum()),
     responses=len(steps.legal),
+  )
+
+
+def report(
+  counts: Counts,
+  teacher: Mapping[str, float],
+  *,
+  implied_accuracy: float,
+  teacher_accuracy: float,
+) -> dict[str, Any]:
+  """What report.json says of a policy's mistakes.
+
+  Args:
+    counts: of the policy's responses, in which all operations occur.
+    teacher: the teacher's error rate of each symbol.
+    implied_accuracy: pass@1 at the policy's error rates.
+    teacher_accuracy: pass@1 at the teacher's.
+  """
+  return {
+    "error_rates": {
+      symbol: {
+        "policy": rate,
+        "standard_error": deviation,
+        "teacher": teacher[symbol],
+      }
+      for symbol, (rate, deviation) in counts.error_rates.items()
+    },
+    "implied_accuracy": implied_accuracy,
+    "teacher_accuracy": teacher_accuracy,
+    "illegal": counts.illegal_share,
+    "unfinished": counts.unfinished_share,
+    "restatements": counts.restatement_share,
+  }
+
+
+def table(mistakes: Mapping[str, Any]) -> Table:
+  """What is printed of a `report`."""
+  return Table(
+    "share of wrong results; their rates imply Pass@1 of "
+    f"{mistakes['implied_accuracy']:.3f}, the teacher's "
+    f"{mistakes['teacher_accuracy']:.3f}",
+    ["operation", "policy", "teacher"],
+    [
+      [
+        symbol,
+        f"{rate['policy']:.3f} ± {rate['standard_error']:.3f}",
+        f"{rate['teacher']:.3f}",
+      ]
+      for symbol, rate in mistakes["error_rates"].items()
+    ],
   )

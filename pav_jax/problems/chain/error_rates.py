@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from pav_jax.problems.chain import Chain
+from pav_jax.problems.base import ExactValues
 from pav_jax.rollout import Rollout
 
 
@@ -22,7 +23,7 @@ class ErrorRateValues:
   to that is for Monte-Carlo values to tell.
 
   Attributes:
-    problem: of the rollouts.
+    problem: the `Chain` that the rollouts answer.
     error_rates: of each symbol, in [0, 1].
     illegal: share of responses with an illegal step. It is spread evenly over
       the operations, as a mistake that is made besides.
@@ -31,7 +32,7 @@ class ErrorRateValues:
     ValueError: if the rates are of other symbols, or one is out of range.
   """
 
-  problem: Chain
+  problem: Any
   error_rates: Mapping[str, float]
   illegal: float | int = 0.0
 
@@ -58,14 +59,19 @@ class ErrorRateValues:
     policy = dataclasses.replace(self.problem, operations=operations)
     return policy.teacher_values(rollout)
 
+  @property
+  def described(self) -> ExactValues:
+    """These values, and for reports the rates that they rest on."""
+    return ExactValues(
+      self, {"error_rates": dict(self.error_rates), "illegal": self.illegal}
+    )
 
-def measured_values(
-  problem: Chain, policy: str | os.PathLike
-) -> ErrorRateValues:
+
+def measured_values(problem: Any, policy: str | os.PathLike) -> ErrorRateValues:
   """Closed-form values at the rates that a fine-tuning run measured.
 
   Args:
-    problem: of the rollouts.
+    problem: the `Chain` that the rollouts answer.
     policy: the directory that the run exported; its report.json, with the rates
       of the policy's samples on the test split, is beside it.
 

@@ -65,11 +65,6 @@ class Operation:
         "0 <= low <= high"
       )
 
-  @property
-  def weak(self) -> bool:
-    """Whether the likeliest result is the slip: greedy decoding fails."""
-    return self.error * self.systematic > 1 - self.error
-
 
 OPERATIONS = (
   Operation("+", error=0.08, weight=3),

@@ -41,7 +41,7 @@ def rollout_of(problem, texts):
 )
 def test_counts_by_hand(text, operations, restatements, illegal, unfinished):
   problem = Chain(horizon=3)
-  counts = problem.error_counts(rollout_of(problem, [text]))
+  counts = problem.count_mistakes(rollout_of(problem, [text]))
   want = {
     "+": (operations.count("+") + operations.count("p"), operations.count("p")),
     "-": (0, 0),
@@ -60,28 +60,28 @@ def test_counts_do_not_depend_on_the_room_for_steps():
   bare = dataclasses.replace(
     rollout, prefix_len=problem.prefix_lengths(rollout.tokens, 2)
   )
-  assert problem.error_counts(bare) == problem.error_counts(rollout)
+  assert problem.count_mistakes(bare) == problem.count_mistakes(rollout)
 
 
 def test_counts_add_up():
   problem = Chain(horizon=4)
   parts = [
-    problem.error_counts(problem.demonstrations(ids, ids))
+    problem.count_mistakes(problem.demonstrations(ids, ids))
     for ids in (np.arange(30), np.arange(30, 70))
   ]
   ids = np.arange(70)
-  whole = problem.error_counts(problem.demonstrations(ids, ids))
+  whole = problem.count_mistakes(problem.demonstrations(ids, ids))
   assert parts[0] + parts[1] == whole
   other = Chain(horizon=4, operations=problem.operations[:2])
   with pytest.raises(ValueError, match="expected the same"):
-    whole + other.error_counts(other.demonstrations(ids, ids))
+    whole + other.count_mistakes(other.demonstrations(ids, ids))
 
 
 def test_rates_of_the_teacher_are_its_settings():
   problem = Chain(rho=0.2, max_no_progress=40)
   ids = np.arange(2000)
   rollout = problem.demonstrations(ids, ids)
-  counts = problem.error_counts(rollout)
+  counts = problem.count_mistakes(rollout)
   # The teacher carries every operation out, and is legal.
   assert sum(a for a, _ in counts.operations.values()) == 2000 * 10
   assert counts.illegal_share == counts.unfinished_share == 0
@@ -102,7 +102,7 @@ def test_rates_imply_the_pass_at_1_that_is_observed():
   problem = Chain(horizon=4)
   ids = problem.problem_ids("test", 0, 3000)
   rollout = problem.demonstrations(ids, ids)
-  counts = problem.error_counts(rollout)
+  counts = problem.count_mistakes(rollout)
   rates = {symbol: rate for symbol, (rate, _) in counts.error_rates.items()}
   implied = problem.success_rates(ids, rates).mean()
   observed = rollout.outcome.mean()
@@ -123,7 +123,7 @@ def test_the_teachers_success_rates_are_its_values_of_bare_problems():
 
 def test_operations_without_attempts_have_no_rate():
   problem = Chain(horizon=3)
-  rates = problem.error_counts(rollout_of(problem, [""])).error_rates
+  rates = problem.count_mistakes(rollout_of(problem, [""])).error_rates
   assert np.isnan([x for pair in rates.values() for x in pair]).all()
 
 

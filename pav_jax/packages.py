@@ -1,0 +1,28 @@
+"""Packages that only a part of the library needs."""
+
+import importlib
+import types
+
+
+class MissingPackageError(ImportError):
+  """A package is not installed; the message says how to install it."""
+
+
+def require(module: str, *, package: str, purpose: str) -> types.ModuleType:
+  """Imports a module of a package that may be missing.
+
+  Args:
+    module: the module's name.
+    package: what `pip install` knows the package by.
+    purpose: what needs it, as the message begins.
+
+  Raises:
+    MissingPackageError: if the module cannot be imported.
+  """
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise MissingPackageError(
+      f"{purpose} needs {package}, which cannot be imported ({error}): "
+      f"pip install {package}"
+    ) from error
