@@ -1,5 +1,6 @@
 """Activations with derivatives of their own."""
 
+import functools
 import math
 
 import jax
@@ -9,23 +10,29 @@ from jaxtyping import Array, Float
 _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
-@jax.custom_jvp
-def gated_gelu(
-  gate: Float[Array, "*B"], up: Float[Array, "*B"]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def gated(
+  activation: str, gate: Float[Array, "*B"], up: Float[Array, "*B"]
 ) -> Float[Array, "*B"]:
-  """`gelu(gate) · up` with the tanh form of GELU (arXiv 1606.08415).
+  """`f(gate) · up`.
 
   The backward pass keeps two arrays, the factors of the two tangents, where
   automatic differentiation keeps one for each of a dozen operations.
+
+  Args:
+    activation: f: "gelu_tanh", the tanh form of GELU (arXiv 1606.08415), or
+      "silu", `x · sigmoid(x)`.
+    gate: what f is applied to.
+    up: what is multiplied.
   """
-  return _gelu(gate)[0] * up
+  return _FORMS[activation](gate)[0] * up
 
 
-@gated_gelu.defjvp
-def _gated_gelu_jvp(primals, tangents):
+@gated.defjvp
+def _gated_jvp(activation, primals, tangents):
   (gate, up), (gate_dot, up_dot) = primals, tangents
-  gelu, slope = _gelu(gate)
-  return gelu * up, (slope * up) * gate_dot + gelu * up_dot
+  value, slope = _FORMS[activation](gate)
+  return value * up, (slope * up) * gate_dot + value * up_dot
 
 
 def _gelu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -35,3 +42,12 @@ def _gelu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   half = 0.5 * (1 + tanh)
   inner = _SCALE * (1 + 3 * _CUBIC * square)
   return x * half, half + 0.5 * x * (1 - tanh * tanh) * inner
+
+
+def _silu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """SiLU and its derivative."""
+  sigmoid = jax.nn.sigmoid(x)
+  return x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))
+
+
+_FORMS = {"gelu_tanh": _gelu, "silu": _silu}

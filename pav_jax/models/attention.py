@@ -1,4 +1,4 @@
-"""Grouped-query attention with rotary positions and soft-capped logits.
+"""Grouped-query attention with rotary positions and, perhaps, capped logits.
 
 B rows, T queries, S keys, N heads of queries, K of keys and values, H per head.
 """
@@ -7,17 +7,22 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models.dense import dense
-from pav_jax.models.partitioning import Layout, constrain
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import (
+  LayerSpec,
+  Rotary,
+  TransformerConfig,
+)
 
 # Sums of very many exponentials of numbers up to this are finite in float32.
 MAX_EXPONENT = 60.0
+
+# Texts of more tokens are attended to from blocks of so many queries at a time:
+# then no array has tokens along two axes.
+MAX_WHOLE, BLOCK = 512, 128
 
 
 def visible(
@@ -43,21 +48,32 @@ def visible(
 
 
 def rotate(
-  x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float
+  x: Float[Array, "B T N H"], positions: Int[Array, "B T"], rotary: Rotary
 ) -> Float[Array, "B T N H"]:
-  """Turns features i and i + H/2 by an angle of `position · theta^(-2i/H)`.
+  """Turns features i and i + H/2 by an angle of `position · frequency[i]`.
 
   Computed in float32, so a product of two rotated vectors depends on the
   difference of their positions alone, to rounding.
   """
-  half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  frequency = jnp.asarray(rotary.frequencies(x.shape[-1]))
   angle = positions[:, :, None, None].astype(jnp.float32) * frequency
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   ).astype(x.dtype)
+
+
+def scaled(logits: jax.Array, scale: float, softcap: float | None) -> jax.Array:
+  """Products with keys as attention logits: times a scale, and capped."""
+  if softcap is None:
+    return logits * scale
+  return softcap * jnp.tanh(logits * (scale / softcap))
+
+
+def may_overflow(softcap: float | None) -> bool:
+  """Whether a sum of exponentials needs the highest logit taken off."""
+  return softcap is None or softcap > MAX_EXPONENT
 
 
 def attend(
@@ -67,9 +83,9 @@ def attend(
   mask: Bool[Array, "B T S"],
   *,
   scale: float,
-  softcap: float,
+  softcap: float | None,
 ) -> Float[Array, "B T N H"]:
-  """Means of values, weighted by a softmax of capped products with keys.
+  """Means of values, weighted by a softmax of products with keys.
 
   Args:
     query: rotated; head n uses key and value head `n // (N / K)`.
@@ -77,7 +93,7 @@ def attend(
     value: not rotated.
     mask: True where a query sees a key; at least one for each query.
     scale: products are multiplied by it.
-    softcap: products x become `softcap · tanh(x / softcap)`.
+    softcap: products x become `softcap · tanh(x / softcap)`; None for x.
   """
   batch, length, num_heads, head_dim = query.shape
   kv_heads = key.shape[2]
@@ -95,7 +111,7 @@ def attend(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _attend(
   scale: float,
-  softcap: float,
+  softcap: float | None,
   query: Float[Array, "B K X H"],
   key: Float[Array, "B K S H"],
   value: Float[Array, "B K S H"],
@@ -110,26 +126,27 @@ def _attend(
 
 
 def _weigh(scale, softcap, query, key, value, mask):
-  """What is gathered; weights before they are normalised, tanh, and norm."""
-  tanh = jnp.tanh(_products(query, key) * (scale / softcap))
-  logits = softcap * tanh
+  """What is gathered; weights before they are normalised, logits, and norm."""
+  logits = scaled(_products(query, key), scale, softcap)
   mask = jnp.tile(mask, (1, query.shape[2] // mask.shape[1], 1))[:, None]
-  # Capped logits cannot overflow, unless the cap is high.
-  if softcap > MAX_EXPONENT:
+  highest = 0.0
+  if may_overflow(softcap):
     seen = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    logits -= jnp.max(seen, axis=-1, keepdims=True)
-  weights = jnp.where(mask, jnp.exp(logits), 0.0)
+    highest = jnp.max(seen, axis=-1, keepdims=True)
+  weights = jnp.where(mask, jnp.exp(logits - highest), 0.0)
   norm = 1 / jnp.sum(weights, axis=-1, keepdims=True)
   out = norm * _sums(weights, value)
-  return out.astype(value.dtype), weights, tanh, norm
+  return out.astype(value.dtype), weights, logits, norm
 
 
 @_attend.defjvp
 def _attend_jvp(scale, softcap, primals, tangents):
   query, key, value, mask = primals
   query_dot, key_dot, value_dot, _ = tangents
-  out, weights, tanh, norm = _weigh(scale, softcap, query, key, value, mask)
-  slope = weights * (scale * (1 - tanh * tanh))
+  out, weights, logits, norm = _weigh(scale, softcap, query, key, value, mask)
+  slope = weights * scale
+  if softcap is not None:
+    slope *= 1 - (logits / softcap) ** 2
   change = slope * (_products(query_dot, key) + _products(query, key_dot))
   out_dot = _sums(weights, value_dot) + _sums(change, value)
   out_dot -= out * jnp.sum(change, axis=-1, keepdims=True)
@@ -160,7 +177,7 @@ def attend_shared(
   own_mask: Bool[Array, "G R U"],
   *,
   scale: float,
-  softcap: float,
+  softcap: float | None,
 ) -> Float[Array, "G R N H"]:
   """`attend` for one query per row: to keys of its group, its own, and itself.
 
@@ -177,7 +194,7 @@ def attend_shared(
     shared_mask: True where a row sees a key of its group.
     own_mask: True where a row sees a key of its own.
     scale: products are multiplied by it.
-    softcap: products x become `softcap · tanh(x / softcap)`.
+    softcap: as of `attend`.
   """
   groups, rows, heads, size = query.shape
   kv_heads = own[0].shape[1]
@@ -188,7 +205,7 @@ def attend_shared(
     return x.reshape(groups, rows, kv_heads, -1, size).swapaxes(1, 2)
 
   def weigh(logits, mask):
-    logits = softcap * jnp.tanh(logits * (scale / softcap))
+    logits = scaled(logits, scale, softcap)
     return jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
 
   query = by_head(query)
@@ -207,9 +224,8 @@ def attend_shared(
     new_key, new_value = map(by_head, new)
     to_new = wide * new_key.astype(jnp.float32)
     logits.append(weigh(jnp.sum(to_new, axis=-1, keepdims=True), True))
-  # Capped logits cannot overflow, unless the cap is high.
   highest = 0.0
-  if softcap > MAX_EXPONENT:
+  if may_overflow(softcap):
     highest = functools.reduce(
       jnp.maximum, (jnp.max(part, axis=-1, keepdims=True) for part in logits)
     )
@@ -235,15 +251,22 @@ def attend_shared(
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def mix_masked(config: TransformerConfig, mask: Bool[Array, "B T S"]) -> Mix:
-  """Attention where `mask` allows it; keeps keys and values."""
+def mix_causal(
+  config: TransformerConfig,
+  spec: LayerSpec,
+  positions: Int[Array, "B T"],
+  segments: Int[Array, "B T"],
+) -> Mix:
+  """Attention to what is `visible` in a layer's window; keeps keys, values."""
 
   def mix(query, key, value):
-    gathered = attend(
+    gathered = attend_causal(
       query,
       key,
       value,
-      mask,
+      positions,
+      segments,
+      window=spec.window,
       scale=config.query_pre_attn_scalar**-0.5,
       softcap=config.attn_softcap,
     )
@@ -252,56 +275,65 @@ def mix_masked(config: TransformerConfig, mask: Bool[Array, "B T S"]) -> Mix:
   return mix
 
 
-def kernel_init(inputs: int, *axes: str):
-  """Normal with variance 1 / inputs, and the logical names of the axes."""
-  return nn.with_logical_partitioning(
-    nn.initializers.normal(inputs**-0.5), axes
-  )
+def attend_causal(
+  query: Float[Array, "B T N H"],
+  key: Float[Array, "B T K H"],
+  value: Float[Array, "B T K H"],
+  positions: Int[Array, "B T"],
+  segments: Int[Array, "B T"],
+  *,
+  window: int | None,
+  scale: float,
+  softcap: float | None,
+) -> Float[Array, "B T N H"]:
+  """`attend` of a text to itself, in memory that is linear in its length.
 
+  Of a text of more than `MAX_WHOLE` tokens, blocks of `BLOCK` queries attend
+  one after the other, and are computed again for the gradient.
 
-class Attention(nn.Module):
-  """Attention of a layer; its parameters and projections."""
+  Args:
+    query: rotated.
+    key: rotated.
+    value: not rotated.
+    positions: of tokens in their text, rising along a row in each segment.
+    segments: equal for tokens that belong together, which lie side by side.
+    window: see `visible`.
+    scale: see `attend`.
+    softcap: see `attend`.
+  """
+  length = query.shape[1]
+  attention = functools.partial(attend, scale=scale, softcap=softcap)
+  if length <= MAX_WHOLE:
+    mask = visible(positions, positions, segments, segments, window)
+    return attention(query, key, value, mask)
+  # A window's keys lie within as many places before a block.
+  reach = BLOCK + (length if window is None else window - 1)
 
-  config: TransformerConfig
-  layout: Layout | None = None
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
-    mix: Mix,
-  ) -> tuple[Float[Array, "B T D"], Any]:
-    """What each token gathers through `mix`, and what that keeps."""
-    config = self.config
-
-    def project(name: str, heads: int, axis: str) -> jax.Array:
-      kernel = self.param(
-        name,
-        kernel_init(config.width, "embed", axis, "head_dim"),
-        (config.width, heads, config.head_dim),
-        jnp.dtype(config.param_dtype),
+  @jax.checkpoint
+  def attend_block(start, query, query_positions, query_segments):
+    keys = (key, value, positions, segments)
+    if reach < length:
+      first = jnp.clip(start + BLOCK - reach, 0, length - reach)
+      keys = (
+        jax.lax.dynamic_slice_in_dim(x, first, reach, axis=1) for x in keys
       )
-      y = dense(x, kernel)
-      return constrain(self.layout, y, "sequences", "length", axis, "head_dim")
+    key_block, value_block, key_positions, key_segments = keys
+    mask = visible(
+      query_positions, key_positions, query_segments, key_segments, window
+    )
+    return attention(query, key_block, value_block, mask)
 
-    query = project("query", config.num_heads, "heads")
-    key = project("key", config.num_kv_heads, "kv_heads")
-    value = project("value", config.num_kv_heads, "kv_heads")
-    gathered, kept = mix(
-      rotate(query, positions, config.rope_theta),
-      rotate(key, positions, config.rope_theta),
-      value,
-    )
-    gathered = constrain(
-      self.layout, gathered, "batch", "length", "heads", "head_dim"
-    )
-    out = self.param(
-      "out",
-      kernel_init(
-        config.num_heads * config.head_dim, "heads", "head_dim", "embed"
-      ),
-      (config.num_heads, config.head_dim, config.width),
-      jnp.dtype(config.param_dtype),
-    )
-    return dense(gathered, out, axes=2), kept
+  def blocks(x):
+    # What fills the last block repeats the last token, which sees itself.
+    missing = -length % BLOCK
+    rest = [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, [(0, 0), (0, missing), *rest], mode="edge")
+    return x.reshape(len(x), -1, BLOCK, *x.shape[2:]).swapaxes(0, 1)
+
+  queries = tuple(map(blocks, (query, positions, segments)))
+  starts = BLOCK * jnp.arange(len(queries[0]))
+  _, out = jax.lax.scan(
+    lambda _, block: (None, attend_block(*block)), None, (starts, *queries)
+  )
+  out = out.swapaxes(0, 1).reshape(len(query), -1, *query.shape[2:])
+  return out[:, :length]

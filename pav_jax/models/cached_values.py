@@ -8,7 +8,7 @@ by it.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models import decoding, extending, value_network
+from pav_jax.models import decoding, extending, layers, value_network
 from pav_jax.models.decoding import Caches
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.value_network import VerifierConfig
@@ -103,7 +103,7 @@ def extend(
     index: how many own tokens each row has before.
     prefix_len: how many tokens of its group's text it continues.
     before: the trunk's output at the token before the block.
-    shared: of texts, from `prefill`, each `decoding.unstack`ed.
+    shared: of texts, from `prefill`, each as `layers.unstack` leaves them.
     own: of rows, from `empty` or the last call.
     layout: where arrays lie; None to leave that to the compiler.
 
@@ -151,17 +151,9 @@ def unstack(config: VerifierConfig, params: dict) -> dict:
   """Parameters as `extend` wants them."""
 
   def unstacked(part, params):
-    return params | {"layers": decoding.unstack(part, params["layers"])}
+    return params | {"layers": layers.unstack(part, params["layers"])}
 
   params = params | {"trunk": unstacked(config.trunk, params["trunk"])}
   if config.reader_layers:
     params["reader"] = unstacked(config.reader, params["reader"])
   return params
-
-
-def unstack_memory(config: VerifierConfig, caches: tuple) -> Memory:
-  """Caches of `prefill` as `extend` wants them."""
-  return tuple(
-    decoding.unstack(part, cache)
-    for part, cache in zip(networks(config), caches, strict=True)
-  )

@@ -13,27 +13,20 @@ begins anew sees none, whatever they hold.
 These are functions over the parameters of `transformer`, whose layers they use.
 """
 
-import operator
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from pav_jax.models import transformer
-from pav_jax.models.attention import attend_shared, mix_masked, visible
+from pav_jax.models import layers, transformer
+from pav_jax.models.attention import attend_shared, mix_causal
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import TransformerConfig
 
-# For "local" and "global" layers: keys, rotated, and values, stacked over pairs
-# of layers. Of a text [pairs, G, K, H, S] and [pairs, G, K, S, H], of suffixes
-# [pairs, G, K, R, H, U] and [pairs, G, K, R, U, H].
-Cache = dict[str, tuple[jax.Array, jax.Array]]
-
-# Layers of networks with so few are unrolled, and their caches a tuple over
-# pairs: slices of stacked caches and parameters would be copied for each token.
-# Deeper networks are scanned, so that programs stay small.
-MAX_UNROLLED = 8
-Caches = Cache | tuple[Cache, ...]
+# For each layer: keys, rotated, and values, in one of the forms of
+# `models.layers`. Of a text [G, K, H, S] and [G, K, S, H], of suffixes
+# [G, K, R, H, U] and [G, K, R, U, H].
+Cache = dict
+Caches = Cache | tuple
 
 
 def prefill(
@@ -66,7 +59,7 @@ def prefill_hidden(
   *,
   layout: Layout | None = None,
 ) -> tuple[Float[Array, "G Q D"], Cache]:
-  """The trunk's output at some tokens of each text, and the text's cache.
+  """The backbone's output at some tokens of each text, and the text's cache.
 
   Args:
     config: as of `prefill`, like the other arguments.
@@ -75,9 +68,8 @@ def prefill_hidden(
     at: likewise.
     layout: likewise.
   """
-  return prefill_stream(
-    config, params, embed(config, params, tokens, layout), at, layout=layout
-  )
+  x = transformer.embed(config, params, tokens, layout=layout)
+  return prefill_stream(config, params, x, at, layout=layout)
 
 
 def prefill_stream(
@@ -100,33 +92,29 @@ def prefill_stream(
   positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
   segments = jnp.zeros_like(positions)
 
-  def pair(x, params):
-    cache = {}
-    for name, window in windows(config):
-      mask = visible(positions, positions, segments, segments, window)
-      x, (key, value) = transformer.Layer(config, layout).apply(
-        {"params": params[name]}, x, positions, mix_masked(config, mask)
-      )
-      cache[name] = (
-        constrain(
-          layout,
-          key.transpose(0, 2, 3, 1),
-          *("sequences", "kv_heads", "head_dim", "length"),
-        ),
-        constrain(
-          layout,
-          value.swapaxes(1, 2),
-          *("sequences", "kv_heads", "length", "head_dim"),
-        ),
-      )
-    return x, cache
+  def body(spec, x, params):
+    mix = mix_causal(config, spec, positions, segments)
+    x, (key, value) = layers.Layer(config, spec, layout).apply(
+      {"params": params}, x, positions, mix
+    )
+    key = constrain(
+      layout,
+      key.transpose(0, 2, 3, 1),
+      *("sequences", "kv_heads", "head_dim", "length"),
+    )
+    value = constrain(
+      layout,
+      value.swapaxes(1, 2),
+      *("sequences", "kv_heads", "length", "head_dim"),
+    )
+    return x, (key, value)
 
-  x, cache = jax.lax.scan(pair, x, params["layers"])
+  x, cache = layers.run(config, x, body, params["layers"])
   x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-  return final_norm(config, params, x), cache
+  return layers.final_norm(config, params, x), cache
 
 
-def join(cache: Cache, num: int) -> Cache:
+def join(cache: Caches, num: int) -> Caches:
   """The cache of groups with `num` texts each, one after the other.
 
   Args:
@@ -137,14 +125,13 @@ def join(cache: Cache, num: int) -> Cache:
     return cache
 
   def joined(x, axis):
-    x = x.reshape(x.shape[0], -1, num, *x.shape[2:])
-    x = jnp.moveaxis(x, 2, axis - 1)
-    return x.reshape(*x.shape[: axis - 1], -1, *x.shape[axis + 1 :])
+    """Moves texts before the axis of their tokens, and makes one of both."""
+    x = jnp.moveaxis(x.reshape(-1, num, *x.shape[1:]), 1, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
-  return {
-    name: (joined(key, 5), joined(value, 4))
-    for name, (key, value) in cache.items()
-  }
+  return layers.map_layers(
+    lambda parts: (joined(parts[0], 3), joined(parts[1], 2)), cache
+  )
 
 
 def empty_suffixes(
@@ -158,16 +145,15 @@ def empty_suffixes(
   """Rings of `length` tokens, for `num_rows` rows of each group."""
   sizes = (num_groups, config.num_kv_heads, num_rows, config.head_dim, length)
   axes = ("sequences", "kv_heads", "length", "head_dim", "length")
-  num_pairs = config.num_layers // 2
 
-  def pair():
+  def empty():
     key = constrain(layout, jnp.zeros(sizes, config.dtype), *axes)
     value = constrain(layout, jnp.zeros_like(key.swapaxes(3, 4)), *axes)
-    return {name: (key, value) for name, _ in windows(config)}
+    return key, value
 
-  if is_shallow(config):
-    return tuple(pair() for _ in range(num_pairs))
-  return jax.tree.map(lambda x: jnp.repeat(x[None], num_pairs, axis=0), pair())
+  if layers.is_shallow(config):
+    return tuple(empty() for _ in config.layers)
+  return layers.repeated(config, empty())
 
 
 def longer_suffixes(suffixes: Caches, length: int) -> Caches:
@@ -183,34 +169,8 @@ def longer_suffixes(suffixes: Caches, length: int) -> Caches:
     room[axis] = (0, length - x.shape[axis])
     return jnp.pad(x, room)
 
-  def pair(cache):
-    return {
-      name: (pad(key, key.ndim - 1), pad(value, value.ndim - 2))
-      for name, (key, value) in cache.items()
-    }
-
-  return (
-    pair(suffixes)
-    if isinstance(suffixes, dict)
-    else (tuple(map(pair, suffixes)))
-  )
-
-
-def unstack(config: TransformerConfig, stacked: PyTree) -> PyTree:
-  """What is stacked over pairs of layers, as `decode` wants it.
-
-  Args:
-    config: the network's shape.
-    stacked: a cache, or `params["layers"]`.
-
-  Returns:
-    A tuple over pairs if layers are unrolled, and else `stacked`.
-  """
-  if not is_shallow(config):
-    return stacked
-  return tuple(
-    jax.tree.map(operator.itemgetter(i), stacked)
-    for i in range(config.num_layers // 2)
+  return layers.map_layers(
+    lambda parts: (pad(parts[0], 4), pad(parts[1], 3)), suffixes
   )
 
 
@@ -231,14 +191,14 @@ def decode(
 
   Args:
     config: the network's shape.
-    params: from `transformer.init`, with layers from `unstack`.
+    params: from `transformer.init`, with layers from `layers.unstack`.
     tokens: to add.
     index: how many tokens each suffix has before, less than U.
     place: where in the suffixes' caches all rows put their tokens, in
       0 … U - 1; the one after that of the last call, in a ring.
     prefix_len: how many tokens of its text each row continues.
     offset: where in its group's texts that of each row begins.
-    shared: from `prefill`, perhaps `join`, and `unstack`.
+    shared: from `prefill`, perhaps `join`, and `layers.unstack`.
     suffixes: from `empty_suffixes` or the last call.
     layout: where arrays lie; None to leave that to the compiler.
 
@@ -246,7 +206,7 @@ def decode(
     Logits of the tokens that follow, and the suffixes with these tokens.
   """
   layout = layout and layout.decoding
-  unrolled = is_shallow(config)
+  unrolled = layers.is_shallow(config)
   positions = prefix_len + index
   length, room = (jax.tree.leaves(x)[0].shape[-1] for x in (shared, suffixes))
   key_position = jnp.arange(length) - offset[:, :, None]
@@ -257,10 +217,7 @@ def decode(
   sees_own = age <= index[:, :, None]
   if not unrolled:
     sees_own &= age > 0
-  masks = {}
-  for name, window in windows(config):
-    near = (distance < window, age < window) if window else (True, True)
-    masks[name] = (sees_shared & near[0], sees_own & near[1])
+  masks = window_masks(config, (sees_shared, distance), (sees_own, age))
 
   def grow(suffixes, key, value):
     """Puts keys [..., H] and values at their place in [..., H, U]."""
@@ -270,77 +227,53 @@ def decode(
       put(suffixes[1], value[..., None, :], place, axis=value.ndim - 1),
     )
 
-  def pair(x, xs):
-    params, shared, suffixes = xs
-    kept = {}
-    for name, _ in windows(config):
-
-      def mix(query, key, value, name=name):
-        new, own = (key, value), suffixes[name]
-        added = key.swapaxes(1, 2), value.swapaxes(1, 2)
-        if unrolled:
-          new, own = None, grow(own, *added)
-        gathered = attend_shared(
-          query,
-          new,
-          shared[name],
-          own,
-          *masks[name],
-          scale=config.query_pre_attn_scalar**-0.5,
-          softcap=config.attn_softcap,
-        )
-        return gathered, own if unrolled else added
-
-      x, kept[name] = transformer.Layer(config, layout).apply(
-        {"params": params[name]}, x, positions, mix
+  def body(spec, x, params, shared, suffixes):
+    def mix(query, key, value):
+      new, own = (key, value), suffixes
+      added = key.swapaxes(1, 2), value.swapaxes(1, 2)
+      if unrolled:
+        new, own = None, grow(own, *added)
+      gathered = attend_shared(
+        query,
+        new,
+        shared,
+        own,
+        *masks[spec.window],
+        scale=config.query_pre_attn_scalar**-0.5,
+        softcap=config.attn_softcap,
       )
-    return x, kept
+      return gathered, own if unrolled else added
 
-  x = embed(config, params, tokens, layout)
-  xs = (params["layers"], shared, suffixes)
-  if unrolled:
-    grown = []
-    for of_pair in zip(*xs, strict=True):
-      x, own = pair(x, of_pair)
-      grown.append(own)
-    suffixes = tuple(grown)
-  else:
+    return layers.Layer(config, spec, layout).apply(
+      {"params": params}, x, positions, mix
+    )
+
+  x = transformer.embed(config, params, tokens, layout=layout)
+  x, kept = layers.run(config, x, body, params["layers"], shared, suffixes)
+  if not unrolled:
     # A scan would copy what it changes: it gives what is added, for all layers.
-    x, added = jax.lax.scan(pair, x, xs)
-    suffixes = {name: grow(suffixes[name], *new) for name, new in added.items()}
-  x = final_norm(config, params, x)
-  return _logits(config, params, x, layout), suffixes
+    kept = layers.map_layers(lambda own, new: grow(own, *new), suffixes, kept)
+  x = layers.final_norm(config, params, x)
+  return _logits(config, params, x, layout), kept
 
 
-def is_shallow(config: TransformerConfig) -> bool:
-  """Whether decoding's layers are unrolled."""
-  return config.num_layers <= MAX_UNROLLED
+def window_masks(
+  config: TransformerConfig, *parts: tuple[jax.Array, jax.Array]
+) -> dict[int | None, tuple[jax.Array, ...]]:
+  """For each size of window, which keys are seen.
 
-
-def windows(config: TransformerConfig) -> tuple[tuple[str, int | None], ...]:
-  """The layers of a pair, and how many tokens each sees; None for all."""
-  return (("local", config.sliding_window), ("global", None))
-
-
-def embed(
-  config: TransformerConfig,
-  params: dict,
-  tokens: Int[Array, "B T"],
-  layout: Layout | None,
-) -> Float[Array, "B T D"]:
-  """The residual stream before the first layer."""
-  x = transformer.Transformer(config).apply(
-    {"params": params}, tokens, method="embed"
-  )
-  return constrain(layout, x, "batch", "length", "residual")
-
-
-def final_norm(
-  config: TransformerConfig, params: dict, x: Float[Array, "B T D"]
-) -> Float[Array, "B T D"]:
-  """The trunk's output from the residual stream after its last layer."""
-  norm = transformer.RMSNorm(config)
-  return norm.apply({"params": params["final_norm"]}, x)
+  Args:
+    config: the network's shape.
+    *parts: of the keys: whether they are seen without a window, and how many
+      tokens before the query they are.
+  """
+  return {
+    window: tuple(
+      sees if window is None else sees & (distance < window)
+      for sees, distance in parts
+    )
+    for window in dict.fromkeys(spec.window for spec in config.layers)
+  }
 
 
 def _logits(config, params: dict, hidden: jax.Array, layout: Layout | None):

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pav_jax.models import decoding, transformer
+from pav_jax.models import decoding, layers, transformer
+from pav_jax.models.attention import scaled
 from pav_jax.models.decoding import Caches
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
@@ -36,7 +37,7 @@ def extend(
 
   Args:
     config: the network's shape.
-    params: from `transformer.init`, with layers from `decoding.unstack`.
+    params: from `transformer.init`, with layers from `layers.unstack`.
     tokens: to add.
     index: how many own tokens each row has before.
     prefix_len: how many tokens of its group's text it continues.
@@ -51,7 +52,8 @@ def extend(
   """
   layout = layout and layout.decoding
   groups, rows, num = tokens.shape
-  x = decoding.embed(config, params, tokens.reshape(groups, rows * num), layout)
+  flat = tokens.reshape(groups, rows * num)
+  x = transformer.embed(config, params, flat, layout=layout)
   return extend_stream(
     config,
     params,
@@ -96,54 +98,40 @@ def extend_stream(
   sees_shared = key_position < prefix_len[:, :, None, None]
   distance = position[..., None] - key_position
   age = at[..., None] - jnp.arange(room)
-  masks = {}
-  for name, window in decoding.windows(config):
-    near = (distance < window, age < window) if window else (True, True)
-    masks[name] = (
-      jnp.broadcast_to(sees_shared & near[0], distance.shape),
-      (age >= 0) & near[1],
-    )
+  masks = decoding.window_masks(
+    config,
+    (jnp.broadcast_to(sees_shared, distance.shape), distance),
+    (age >= 0, age),
+  )
   flat = position.reshape(groups, rows * num)
 
-  def pair(x, xs):
-    params, shared, own = xs
-    kept = {}
-    for name, _ in decoding.windows(config):
-
-      def mix(query, key, value, name=name):
-        block = (
-          _by_row(key, rows).transpose(0, 3, 1, 4, 2),
-          _by_row(value, rows).transpose(0, 3, 1, 2, 4),
-        )
-        grown = tuple(
-          _insert(old, new, index, axis)
-          for old, new, axis in zip(own[name], block, (-1, -2), strict=True)
-        )
-        gathered = attend_blocks(
-          _by_row(query, rows),
-          shared[name],
-          grown,
-          *masks[name],
-          scale=config.query_pre_attn_scalar**-0.5,
-          softcap=config.attn_softcap,
-        )
-        return gathered.reshape(query.shape), grown
-
-      x, kept[name] = transformer.Layer(config, layout).apply(
-        {"params": params[name]}, x, flat, mix
+  def body(spec, x, params, shared, own):
+    def mix(query, key, value):
+      block = (
+        _by_row(key, rows).transpose(0, 3, 1, 4, 2),
+        _by_row(value, rows).transpose(0, 3, 1, 2, 4),
       )
-    return x, kept
+      grown = tuple(
+        _insert(old, new, index, axis)
+        for old, new, axis in zip(own, block, (-1, -2), strict=True)
+      )
+      gathered = attend_blocks(
+        _by_row(query, rows),
+        shared,
+        grown,
+        *masks[spec.window],
+        scale=config.query_pre_attn_scalar**-0.5,
+        softcap=config.attn_softcap,
+      )
+      return gathered.reshape(query.shape), grown
+
+    return layers.Layer(config, spec, layout).apply(
+      {"params": params}, x, flat, mix
+    )
 
   x = x.reshape(groups, rows * num, -1)
-  if decoding.is_shallow(config):
-    grown = []
-    for xs in zip(params["layers"], shared, own, strict=True):
-      x, kept = pair(x, xs)
-      grown.append(kept)
-    own = tuple(grown)
-  else:
-    x, own = jax.lax.scan(pair, x, (params["layers"], shared, own))
-  x = decoding.final_norm(config, params, x)
+  x, own = layers.run(config, x, body, params["layers"], shared, own)
+  x = layers.final_norm(config, params, x)
   return x.reshape(groups, rows, num, -1), own
 
 
@@ -155,7 +143,7 @@ def attend_blocks(
   own_mask: Bool[Array, "G R T U"],
   *,
   scale: float,
-  softcap: float,
+  softcap: float | None,
 ) -> Float[Array, "G R T N H"]:
   """`attention.attend_shared` for several queries of a row.
 
@@ -166,13 +154,13 @@ def attend_blocks(
     shared_mask: True where a query sees a key of its group.
     own_mask: True where it sees a key of its row.
     scale: products are multiplied by it.
-    softcap: products x become `softcap · tanh(x / softcap)`.
+    softcap: as of `attention.attend`.
   """
   kv_heads = own[0].shape[1]
   split = query.reshape(*query.shape[:3], kv_heads, -1, query.shape[-1])
 
   def weigh(logits, mask):
-    logits = softcap * jnp.tanh(logits * (scale / softcap))
+    logits = scaled(logits, scale, softcap)
     # [G, R, T, S] to [G, K, R, T, Q, S].
     return jnp.where(
       mask[:, None, :, :, None], logits, jnp.finfo(jnp.float32).min

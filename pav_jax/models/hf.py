@@ -1,18 +1,18 @@
-"""Gemma 2 checkpoints as Hugging Face keeps them: config.json and safetensors.
+"""Checkpoints as Hugging Face keeps them: config.json and safetensors.
 
 Nothing is ever unpickled.
 """
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
 import os
 import pathlib
-import tempfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,10 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import NamedSharding
 
+from pav_jax import files
+from pav_jax.checks import check_finite
 from pav_jax.models import (
-  hf_config,
+  families,
   hf_tensors,
   hf_vocabulary,
   partitioning,
@@ -39,14 +41,45 @@ INDEX = "model.safetensors.index.json"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+  """The fields of a directory's config.json.
+
+  Raises:
+    ValueError: naming the file, if it cannot be read.
+  """
+  return _read_json(pathlib.Path(path) / CONFIG)
+
+
 def _read_json(file: pathlib.Path) -> dict:
   try:
-    content = json.loads(file.read_text())
-  except (OSError, ValueError) as error:
+    text = file.read_text()
+    _refuse_pointer(file, text[:64].encode())
+    content = json.loads(text)
+  except RecursionError as error:
+    raise ValueError(f"{file} is nested too deeply to be read") from error
+  except (OSError, UnicodeError, json.JSONDecodeError) as error:
     raise ValueError(f"{file} cannot be read as JSON: {error}") from error
   if not isinstance(content, dict):
     raise ValueError(f"{file} holds {content!r}, expected named fields")
   return content
+
+
+def _refuse_pointer(file: pathlib.Path, start: bytes) -> None:
+  """Raises ValueError if a file begins as what Git LFS leaves in its place."""
+  if start.startswith(b"version https://git-lfs"):
+    raise ValueError(
+      f"{file} is a Git LFS pointer and not the file itself; `git lfs pull` "
+      "fetches it"
+    )
+
+
+def _open_file(file: pathlib.Path) -> safetensors.safe_open:
+  try:
+    with file.open("rb") as opened:
+      _refuse_pointer(file, opened.read(64))
+    return safetensors.safe_open(file, framework="numpy")
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
@@ -73,17 +106,20 @@ def _open(
     wanted = _weight_map(path / INDEX)
     files = sorted(set(wanted.values()))
   else:
+    pickled = sorted(file.name for file in path.glob("*.bin"))
+    if pickled:
+      raise ValueError(
+        f"{path} holds neither {SINGLE} nor {INDEX}; {pickled[0]} is a pickle, "
+        "which may run any code and is not read. If you trust it, in Python: "
+        f"transformers.AutoModelForCausalLM.from_pretrained({str(path)!r})"
+        ".save_pretrained(NEW_PATH)"
+      )
     raise ValueError(
       f"{path} holds neither {SINGLE} nor {INDEX}; other formats are not read"
     )
   opened, names = {}, {}
   for name in files:
-    try:
-      file = stack.enter_context(
-        safetensors.safe_open(path / name, framework="numpy")
-      )
-    except (OSError, safetensors.SafetensorError) as error:
-      raise ValueError(f"{path / name} cannot be read: {error}") from error
+    file = stack.enter_context(_open_file(path / name))
     for tensor in file.keys():  # noqa: SIM118, it is no dictionary
       if tensor in names:
         raise ValueError(
@@ -100,33 +136,76 @@ def _open(
   return opened
 
 
-def _check_tensors(
+class _Source(NamedTuple):
+  """A tensor in an open file, under the name that it has there."""
+
+  file: safetensors.safe_open
+  name: str
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return tuple(self.file.get_slice(self.name).get_shape())
+
+  @property
+  def dtype(self) -> str:
+    return self.file.get_slice(self.name).get_dtype()
+
+  def read(self) -> np.ndarray:
+    """The tensor, whose numbers are finite."""
+    x = self.file.get_tensor(self.name)
+    # In parts, so that the host does not hold as many truth values.
+    for part in np.array_split(x.reshape(-1), -(-x.size // 2**24)):
+      if not np.isfinite(part).all():
+        raise ValueError(
+          f"tensor {self.name} holds numbers that are not finite, expected none"
+        )
+    return x
+
+
+def _sources(
+  config: TransformerConfig,
   files: Mapping[str, safetensors.safe_open],
   expected: dict[str, Tensor],
-) -> None:
+) -> dict[str, _Source]:
+  """Where the tensors of a decoder are, checked but not read.
+
+  An output layer beside a tied embedding may be there too, if it is equal.
+  """
+  names = hf_tensors.names_in_file(config, files)
+  every = {ours: _Source(files[name], name) for ours, name in names.items()}
   for name in expected:
-    if name not in files:
+    if name not in every:
       raise ValueError(f"tensor {name} is missing")
-  for name, file in files.items():
-    if name not in expected:
-      raise ValueError(f"tensor {name} is not one of this architecture's")
-    view = file.get_slice(name)
-    if tuple(view.get_shape()) != expected[name].shape:
+  for name, source in every.items():
+    tensor = expected.get(name)
+    if tensor is None and name == hf_tensors.OUTPUT:
+      tensor = expected[hf_tensors.EMBEDDING]
+    if tensor is None:
       raise ValueError(
-        f"tensor {name} has shape {tuple(view.get_shape())}, expected "
-        f"{expected[name].shape}"
+        f"tensor {source.name} is not one of this architecture's"
       )
-    if view.get_dtype() not in _DTYPES:
+    if source.shape != tensor.shape:
       raise ValueError(
-        f"tensor {name} has type {view.get_dtype()}, expected one of "
+        f"tensor {source.name} has shape {source.shape}, expected "
+        f"{tensor.shape}"
+      )
+    if source.dtype not in _DTYPES:
+      raise ValueError(
+        f"tensor {source.name} has type {source.dtype}, expected one of "
         f"{tuple(_DTYPES)}"
       )
+  if hf_tensors.OUTPUT not in expected and hf_tensors.OUTPUT in every:
+    output = every.pop(hf_tensors.OUTPUT)
+    if not np.array_equal(output.read(), every[hf_tensors.EMBEDDING].read()):
+      raise ValueError(
+        f"tensor {output.name} differs from the embedding, expected the same "
+        "where tie_word_embeddings is True in config.json"
+      )
+  return every
 
 
-def _common_dtype(files: Mapping[str, safetensors.safe_open]) -> str:
-  types = {
-    name: file.get_slice(name).get_dtype() for name, file in files.items()
-  }
+def _common_dtype(sources: Mapping[str, _Source]) -> str:
+  types = {source.name: source.dtype for source in sources.values()}
   first = next(iter(types.values()))
   for name, dtype in types.items():
     if dtype != first or dtype == "F16":
@@ -137,9 +216,8 @@ def _common_dtype(files: Mapping[str, safetensors.safe_open]) -> str:
   return _DTYPES[first]
 
 
-def _read(
-  file: safetensors.safe_open,
-  name: str,
+def _move(
+  source: _Source,
   tensor: Tensor,
   params: dict,
   sharding: NamedSharding | None,
@@ -151,17 +229,25 @@ def _read(
   *parents, leaf = tensor.path
   branch = hf_tensors.get(params, tuple(parents))
   shape, dtype = branch[leaf].shape, branch[leaf].dtype
-  x, where = file.get_tensor(name), hf_tensors.file_sharding(sharding, tensor)
+  x, where = source.read(), hf_tensors.file_sharding(sharding, tensor)
   x = jax.device_put(x) if where is None else partitioning.put(x, where)
-  if tensor.pair is None:
+  if tensor.path[0] != "layers":
     branch[leaf] = x.astype(dtype)
+  elif tensor.index is None:
+    arrange = functools.partial(
+      hf_tensors.arrange,
+      shape=shape,
+      num_in_axes=tensor.num_in_axes,
+      dtype=dtype,
+    )
+    branch[leaf] = jax.jit(arrange, out_shardings=sharding)(x)
   else:
-    if tensor.pair == 0:
+    if tensor.index == 0:
       branch[leaf] = jnp.zeros(shape, dtype, device=sharding)
     branch[leaf] = hf_tensors.put(
       branch[leaf],
       x,
-      tensor.pair,
+      tensor.index,
       num_in_axes=tensor.num_in_axes,
       sharding=sharding,
     )
@@ -176,7 +262,7 @@ def load(
   dtype: str | None = None,
   remat: str = "none",
 ) -> tuple[TransformerConfig, dict]:
-  """Reads a checkpoint of Gemma 2.
+  """Reads a checkpoint of one of `models.families`.
 
   Names, shapes and types are checked before any tensor is read. Then one after
   another goes to the devices, so the host holds one at a time (the embedding is
@@ -195,15 +281,17 @@ def load(
     The configuration, and parameters like those of `transformer.init`.
 
   Raises:
-    ValueError: naming the field, tensor or file that is not as expected.
+    ValueError: naming the field, tensor or file that is not as expected, or
+      was changed since `save` wrote it.
   """
   path = pathlib.Path(path)
-  config = hf_config.from_fields(_read_json(path / CONFIG))
+  files.check_folder(path)
+  config = families.from_fields(read_config(path))
   tensors = hf_tensors.tensors(config)
   with contextlib.ExitStack() as stack:
-    files = _open(path, stack)
-    _check_tensors(files, tensors)
-    param_dtype = param_dtype or _common_dtype(files)
+    opened = _open(path, stack)
+    sources = _sources(config, opened, tensors)
+    param_dtype = param_dtype or _common_dtype(sources)
     config = dataclasses.replace(
       config, param_dtype=param_dtype, dtype=dtype or param_dtype, remat=remat
     )
@@ -211,7 +299,7 @@ def load(
     shardings = layout and transformer.shardings(config, layout)
     for name, tensor in tensors.items():
       sharding = layout and hf_tensors.get(shardings, tensor.path)
-      _read(files[name], name, tensor, params, sharding)
+      _move(sources[name], tensor, params, sharding)
   return config, params
 
 
@@ -255,8 +343,10 @@ def save(
   params: dict,
   *,
   max_shard_bytes: int = 5 * 10**9,
-  token_ids: Mapping[str, int] | None = None,
+  token_ids: Mapping[str, Any] | None = None,
   identity: Mapping[str, Any] | None = None,
+  replace: bool = False,
+  also: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
   """Writes a checkpoint that `load` and Hugging Face's transformers read.
 
@@ -271,72 +361,54 @@ def save(
     max_shard_bytes: of tensors in a file, unless one tensor has more. If all
       fit there is one file, else an index says which file holds what.
     token_ids: bos_token_id, eos_token_id and pad_token_id for config.json, by
-      which others generate; those absent mean Gemma's: 2, 1 and 0.
+      which others generate; those absent mean what transformers takes for this
+      family's, of Gemma 2, 1 and 0.
     identity: of vocabulary and delimiter, from `problems.vocabulary.identity`;
       written to pav_jax.json, where `check_fingerprint` looks.
+    replace: a directory that is there is replaced.
+    also: writes further files into the directory that it is given.
 
   Raises:
     ValueError: if the parameters are not those of `config`, the identity has no
       fingerprint or another number of tokens, or the directory is not empty.
+    FloatingPointError: if a parameter is not finite.
   """
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
-  fields = hf_config.to_fields(config, token_ids or {})
+  fields = families.to_fields(config, token_ids or {})
   side = identity and hf_vocabulary.checked_side(identity, config)
   _check_params(config, params)
+  check_finite("parameters", params)
   tensors = hf_tensors.tensors(config)
   item_size = jnp.dtype(config.param_dtype).itemsize
-  files = _split(tensors, item_size, max_shard_bytes)
+  shards = _split(tensors, item_size, max_shard_bytes)
   if jax.process_index() and partitioning.is_split(params):
-    for name in itertools.chain(*files):
+    for name in itertools.chain(*shards):
       _to_host(params, tensors[name])
     return
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise ValueError(f"{path} exists, expected a new or empty directory")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(
-    dir=path.parent, prefix=f".{path.name}-"
-  ) as scratch:
-    partial = pathlib.Path(scratch) / path.name
-    partial.mkdir()
+  with files.whole_folder(path, replace=replace, checked=True) as partial:
+    _write_json(partial / CONFIG, fields)
     weight_map = {}
-    for number, names in enumerate(files, 1):
-      file = f"model-{number:05}-of-{len(files):05}.safetensors"
-      file = file if len(files) > 1 else SINGLE
+    for number, names in enumerate(shards, 1):
+      file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+      file = file if len(shards) > 1 else SINGLE
       weight_map |= dict.fromkeys(names, file)
       safetensors.numpy.save_file(
         {name: _to_host(params, tensors[name]) for name in names},
         partial / file,
         metadata={"format": "pt"},  # transformers refuses files without
       )
-    if len(files) > 1:
+    if len(shards) > 1:
       total = sum(x.size * item_size for x in jax.tree.leaves(params))
       _write_json(
         partial / INDEX,
         {"metadata": {"total_size": total}, "weight_map": weight_map},
       )
-    _write_json(partial / CONFIG, fields)
     if side:
       _write_json(partial / hf_vocabulary.SIDE_FILE, side)
-    partial.rename(path)
-
-
-def check_vocabulary(
-  path: str | os.PathLike, vocabulary: hf_vocabulary.Ids
-) -> None:
-  """Refuses a vocabulary that does not fit a checkpoint, before it is loaded.
-
-  Args:
-    path: a directory with config.json.
-    vocabulary: compared by its size and by the ids of padding, end and begin.
-
-  Raises:
-    ValueError: naming both sides, if they differ.
-  """
-  fields = _read_json(pathlib.Path(path) / CONFIG)
-  hf_vocabulary.check_size(hf_config.from_fields(fields), vocabulary)
-  hf_vocabulary.check_ids(fields, vocabulary)
+    if also:
+      also(partial)
 
 
 def check_fingerprint(path: str | os.PathLike, expected: str) -> bool:
@@ -359,9 +431,9 @@ def check_fingerprint(path: str | os.PathLike, expected: str) -> bool:
 
 def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
   x = hf_tensors.get(params, tensor.path)
-  if tensor.pair is not None:
+  if tensor.path[0] == "layers":
     x = hf_tensors.take(
-      x, tensor.pair, num_in_axes=tensor.num_in_axes, shape=tensor.shape
+      x, tensor.index, num_in_axes=tensor.num_in_axes, shape=tensor.shape
     )
   return np.ascontiguousarray(partitioning.to_host(x))
 

@@ -1,58 +1,11 @@
 """Whether a vocabulary is the one that a checkpoint was trained with."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pav_jax.models.transformer_config import TransformerConfig
 
 SIDE_FILE = "pav_jax.json"
-# What a config.json of Gemma 2 means where it does not say.
-_TOKEN_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-
-
-@runtime_checkable
-class Ids(Protocol):
-  """What a checkpoint can be compared with; `bos_id` may be absent or None.
-
-  Attributes:
-    vocab_size: V.
-    pad_id: fills up rows.
-    eos_id: ends a response.
-  """
-
-  vocab_size: int
-  pad_id: int
-  eos_id: int
-
-
-def check_size(config: TransformerConfig, vocabulary: Ids) -> None:
-  """Raises ValueError, naming both, unless the model has as many tokens."""
-  if config.vocab_size != vocabulary.vocab_size:
-    raise ValueError(
-      f"the vocabulary has {vocabulary.vocab_size} tokens and the model "
-      f"{config.vocab_size}, expected the same; it is another vocabulary than "
-      f"the model's ({_name(vocabulary)})"
-    )
-
-
-def check_ids(fields: Mapping[str, Any], vocabulary: Ids) -> None:
-  """Raises ValueError, naming both, if special tokens differ.
-
-  Args:
-    fields: of a config.json; an end token may be one of several there.
-    vocabulary: whose ids are compared.
-  """
-  for name, default in _TOKEN_IDS.items():
-    ours = getattr(vocabulary, name.replace("_token", ""), None)
-    theirs = fields.get(name, default)
-    if ours is None or theirs is None:
-      continue
-    allowed = theirs if isinstance(theirs, list) else [theirs]
-    if ours not in allowed:
-      raise ValueError(
-        f"{name} is {theirs} in config.json and {ours} in the vocabulary, "
-        f"expected the same ({_name(vocabulary)})"
-      )
 
 
 def check_fingerprint(
@@ -110,7 +63,3 @@ def _described(side: Mapping[str, Any]) -> str:
     for name in ("vocabulary", "delimiter")
     if name in side
   )
-
-
-def _name(vocabulary: Ids) -> str:
-  return getattr(vocabulary, "path", None) or type(vocabulary).__name__

@@ -29,7 +29,7 @@ def read(
 
   On each device logits exist for at most `MAX_LOGITS` tokens and positions at a
   time (or those of one position), and are computed again for the gradient. The
-  parts share the embedding, which devices fetch from each other once.
+  parts share the output layer, which devices fetch from each other once.
 
   Args:
     config: the network's shape.
@@ -41,8 +41,9 @@ def read(
     layout: where arrays lie; None to leave that to the compiler.
   """
   batch, length, width = hidden.shape
-  embedding = constrain(layout, params["embedding"], "vocab", "residual")
-  params = {**params, "embedding": embedding}
+  name = transformer.output_layer(config)
+  output = constrain(layout, params[name], "vocab", "residual")
+  params = {**params, name: output}
 
   @jax.checkpoint
   def part(args):

@@ -9,12 +9,11 @@ Why surprise is handed over: whether a step is right can be told from how the
 prediction of its result compares with the result. A trunk computes the
 prediction in its last layers, at the token before, where nothing later attends
 to it; to find the comparison from labels of values alone, layers that are added
-would have to learn both to look there and to match. On chain they did not: the
-area under the ROC curve within a kind of operation stayed at .5. With surprise
-it is .97 and more after few hundred steps (docs/verifiers.md).
+would have to learn both to look there and to match. On arithmetic they did not:
+the area under the ROC curve within a kind of operation stayed at .5. With
+surprise it is .97 and more after few hundred steps (docs/verifiers.md).
 
-What is read at a token depends on the tokens up to
-there alone.
+What is read at a token depends on the tokens up to there alone.
 """
 
 import dataclasses
@@ -38,21 +37,19 @@ class VerifierConfig:
 
   Attributes:
     trunk: the language model's.
-    reader_layers: even; 0 for a head on the trunk. Otherwise the reader's
-      layers are the trunk's in width, heads and windows.
+    reader_layers: 0 for a head on the trunk. Otherwise the reader's layers are
+      as the last ones of the trunk's pattern in width, heads and windows.
 
   Raises:
-    ValueError: if the number of layers is odd or negative.
+    ValueError: if the number of layers is negative.
   """
 
   trunk: TransformerConfig
   reader_layers: int = 0
 
   def __post_init__(self):
-    if self.reader_layers < 0 or self.reader_layers % 2:
-      raise ValueError(
-        f"reader_layers is {self.reader_layers}, expected 0, 2, 4, …"
-      )
+    if self.reader_layers < 0:
+      raise ValueError(f"reader_layers is {self.reader_layers}, expected >= 0")
 
   @property
   def reader(self) -> TransformerConfig:
@@ -64,9 +61,10 @@ class VerifierConfig:
     if not self.reader_layers:
       raise ValueError("reader_layers is 0: there is no reader")
     # Its embedding is never used; 1 token keeps it out of the way.
-    return dataclasses.replace(
-      self.trunk, num_layers=self.reader_layers, vocab_size=1
+    config = self.trunk.with_layers(
+      self.reader_layers, first=-self.reader_layers
     )
+    return dataclasses.replace(config, vocab_size=1)
 
 
 def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:

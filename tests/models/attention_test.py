@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pav_jax.models import attention
+from pav_jax.models.transformer_config import Rotary
 
 
 def normal(*shape, seed=0):
@@ -49,7 +50,7 @@ def test_rotation_multiplies_complex_numbers():
     1j * positions[:, :, None, None] * frequency
   )
   got = attention.rotate(
-    jnp.asarray(x, jnp.float32), jnp.asarray(positions), 1000.0
+    jnp.asarray(x, jnp.float32), jnp.asarray(positions), Rotary(1000.0)
   )
   # Angles up to 100 are known to 100 · 2^-24 in float32.
   np.testing.assert_allclose(got[..., :4], turned.real, atol=5e-5)
@@ -61,7 +62,7 @@ def test_products_of_rotated_vectors_know_distances_alone():
   products = []
   for start in (0, 3, 40):
     positions = jnp.array([[start, start + 5]])
-    a, b = attention.rotate(x, positions, 10_000.0)[0, :, 0]
+    a, b = attention.rotate(x, positions, Rotary())[0, :, 0]
     products.append(a @ b)
   np.testing.assert_allclose(products, products[0], rtol=1e-4, atol=1e-4)
 
@@ -83,12 +84,13 @@ def test_attention_is_a_capped_softmax_head_by_head():
     np.testing.assert_allclose(got[b, t, n], want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("softcap", [2.0, 50.0, 400.0])
+@pytest.mark.parametrize("softcap", [2.0, 50.0, 400.0, None])
 def test_derivatives_are_those_of_the_plain_formula(softcap):
   """Forward and backward, in float32; a cap of 400 lets exponents be large."""
+  size = softcap or 400.0
   query, key, value = normal(2, 3, 4, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4)
-  query *= softcap / 2
-  tolerance = 1e-5 + 1e-6 * softcap  # logits are as large, and rounded
+  query *= size / 2
+  tolerance = 1e-5 + 1e-6 * size  # logits are as large, and rounded
   mask = np.random.default_rng(1).random((2, 3, 5)) < 0.5
   mask[..., 0] = True
 
@@ -100,7 +102,8 @@ def test_derivatives_are_those_of_the_plain_formula(softcap):
   def plain(query, key, value):
     key, value = (jnp.repeat(x, 2, axis=2) for x in (key, value))
     logits = jnp.einsum("btnh,bsnh->bnts", query, key)
-    logits = softcap * jnp.tanh(logits / softcap)
+    if softcap:
+      logits = softcap * jnp.tanh(logits / softcap)
     logits = jnp.where(mask[:, None], logits, -jnp.inf)
     return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(logits), value)
 
@@ -143,3 +146,49 @@ def test_softmax_is_in_float32_whatever_the_inputs():
   assert "f32[1,1,4,2] = exp" in inner
   assert "f32[1,1,4,2] = tanh" in inner
   assert jaxpr.out_avals[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("window", [None, 5])
+def test_blocks_of_queries_attend_as_all_do(window, softcap, monkeypatch):
+  """Outputs and gradients of packed rows, of a length that blocks do not fill.
+
+  One row is a text behind padding, the other three texts, some of which lie
+  across blocks of four.
+  """
+  length = 19
+  query, key, value = (
+    normal(2, length, heads, 4, seed=seed)
+    for seed, heads in enumerate((6, 3, 3))
+  )
+  segments = jnp.array([[0] * 3 + [1] * 16, [1] * 7 + [2] * 3 + [3] * 9])
+  positions = jnp.array(
+    [[*range(3), *range(16)], [*range(7), *range(3), *range(9)]]
+  )
+
+  def attend(query, key, value):
+    return attention.attend_causal(
+      query,
+      key,
+      value,
+      positions,
+      segments,
+      window=window,
+      scale=1.5,
+      softcap=softcap,
+    )
+
+  at, weights = (query, key, value), normal(2, length, 6, 4, seed=5)
+  want, back = jax.vjp(attend, *at)
+  want = (want, *back(weights))
+  monkeypatch.setattr(attention, "MAX_WHOLE", 8)
+  monkeypatch.setattr(attention, "BLOCK", 4)
+  got, back = jax.vjp(attend, *at)
+  for x, y in zip((got, *back(weights)), want, strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+  sizes = [
+    x.size
+    for eqn in jax.make_jaxpr(attend)(*at).eqns
+    for x in (v.aval for v in eqn.outvars)
+  ]
+  assert max(sizes) < 2 * length * length * 3

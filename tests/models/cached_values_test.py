@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import cached_values, transformer, value_network
+from pav_jax.models import (
+  cached_values,
+  layers,
+  transformer,
+  value_network,
+)
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 
@@ -48,9 +53,9 @@ def test_reading_on_equals_reading_all_at_once(reader_layers):
     trunk, read, cache = cached_values.prefill(
       config, params, jnp.asarray(TEXTS), LENGTH
     )
-    shared = cached_values.unstack_memory(config, cache)
+    shared = tuple(map(layers.unstack, cached_values.networks(config), cache))
     own = cached_values.empty(config, 2, 3, 5)
-    layers = cached_values.unstack(config, params)
+    unstacked = cached_values.unstack(config, params)
     before = jnp.broadcast_to(trunk[:, None], (2, 3, 16))
     blocks = []
     for begin, end in ((0, 2), (2, 5)):
@@ -58,7 +63,7 @@ def test_reading_on_equals_reading_all_at_once(reader_layers):
       prefix_len = jnp.broadcast_to(LENGTH[:, None], (2, 3))
       hidden, block, own = cached_values.extend(
         config,
-        layers,
+        unstacked,
         jnp.asarray(STEPS[:, :, begin:end]),
         index,
         prefix_len,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import attention, decoding, transformer
+from pav_jax.models import attention, decoding, layers, transformer
 from pav_jax.models.transformer_config import TransformerConfig
 
 # A window of 3, which texts of 9 tokens and suffixes of 5 exceed.
@@ -77,10 +77,10 @@ def test_rows_that_begin_at_different_times_get_the_logits_of_full_passes(
   added = random_tokens(2, 3, num_decodes, seed=2)
   index = np.arange(num_decodes) % lengths[..., None]
   _, cache = prefill(CONFIG, params, texts.reshape(4, 9), np.zeros((4, 1), int))
-  monkeypatch.setattr(decoding, "MAX_UNROLLED", unrolled)
-  shared = decoding.unstack(CONFIG, decoding.join(cache, 2))
-  layers = decoding.unstack(CONFIG, params["layers"])
-  params_there = {**params, "layers": layers}
+  monkeypatch.setattr(layers, "MAX_UNROLLED", unrolled)
+  shared = layers.unstack(CONFIG, decoding.join(cache, 2))
+  unstacked = layers.unstack(CONFIG, params["layers"])
+  params_there = {**params, "layers": unstacked}
   own = decoding.empty_suffixes(CONFIG, 2, 3, ring)
   # What a cache holds beyond its tokens is not seen.
   own = jax.tree.map(lambda x: x + 7, own)
@@ -113,7 +113,7 @@ def test_rows_that_begin_at_different_times_get_the_logits_of_full_passes(
 
 # Exponentials of logits up to 200, unlike those up to 3, overflow unless the
 # highest is taken off.
-@pytest.mark.parametrize("softcap", [3.0, 200.0])
+@pytest.mark.parametrize("softcap", [3.0, 200.0, None])
 def test_one_softmax_runs_over_shared_and_own_keys(softcap):
   # Beside `attend` on keys that are copied for each row and joined.
   query = normal(2, 3, 4, 8)
@@ -151,12 +151,12 @@ def test_one_softmax_runs_over_shared_and_own_keys(softcap):
     query.reshape(6, 1, 4, 8), keys, values, mask.reshape(6, 1, 10), **settings
   )
   # Logits are known to a few times softcap · 2^-24, and so are values' weights.
-  error = 1e-6 * softcap
+  error = 1e-6 * (softcap or 200.0)
   np.testing.assert_allclose(got, want.reshape(got.shape), rtol=0, atol=error)
 
 
 def test_depth_does_not_enlarge_the_program(monkeypatch):
-  monkeypatch.setattr(decoding, "MAX_UNROLLED", 2)
+  monkeypatch.setattr(layers, "MAX_UNROLLED", 2)
   sizes = []
   for num_layers in (4, 8):
     config = dataclasses.replace(CONFIG, num_layers=num_layers)

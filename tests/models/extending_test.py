@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import decoding, extending, transformer
+from pav_jax.models import decoding, extending, layers, transformer
 from pav_jax.models.transformer_config import TransformerConfig
 
 CONFIG = TransformerConfig(
@@ -33,7 +33,7 @@ def params():
 @pytest.mark.parametrize("max_unrolled", [8, 0])
 def test_blocks_are_read_as_in_one_pass(params, max_unrolled, monkeypatch):
   """Rows with texts and own tokens of several lengths, two blocks."""
-  monkeypatch.setattr(decoding, "MAX_UNROLLED", max_unrolled)
+  monkeypatch.setattr(layers, "MAX_UNROLLED", max_unrolled)
   groups, rows, room, block = 2, 3, 8, 4
   rng = np.random.default_rng(1)
   texts = rng.integers(11, size=(groups, 6)).astype(np.int32)
@@ -49,9 +49,9 @@ def test_blocks_are_read_as_in_one_pass(params, max_unrolled, monkeypatch):
     extend = functools.partial(
       extending.extend,
       CONFIG,
-      params | {"layers": decoding.unstack(CONFIG, params["layers"])},
+      params | {"layers": layers.unstack(CONFIG, params["layers"])},
       prefix_len=jnp.asarray(prefix_len),
-      shared=decoding.unstack(CONFIG, cache),
+      shared=layers.unstack(CONFIG, cache),
     )
     kept = decoding.empty_suffixes(CONFIG, groups, rows, room)
     hidden, kept = extend(own[..., :block], jnp.zeros_like(first), own=kept)

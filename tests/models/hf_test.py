@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import weakref
@@ -11,8 +12,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from pav_jax.models import hf, hf_config, partitioning, transformer
-from pav_jax.models.transformer_config import preset
+from pav_jax import files
+from pav_jax.models import families, hf, partitioning, transformer
+from pav_jax.models.presets import preset
+from pav_jax.models.transformer_config import Rotary
 
 # Made by tests/data/make_gemma2_golden.py with transformers and PyTorch.
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "gemma2_tiny"
@@ -231,7 +234,19 @@ TENSOR = "model.layers.2.mlp.up_proj.weight"
     (lambda t: t.pop(TENSOR), f"tensor {TENSOR} is missing"),
     (
       lambda t: t.update({"lm_head.weight": np.zeros((128, 64), np.float32)}),
-      "tensor lm_head.weight is not one of this architecture's",
+      "tensor lm_head.weight differs from the embedding, expected the same",
+    ),
+    (
+      lambda t: t.update({"model.head.weight": np.zeros((1, 64), np.float32)}),
+      "tensor model.head.weight is not one of this architecture's",
+    ),
+    (
+      lambda t: t[TENSOR].__setitem__((3, 5), np.nan),
+      f"tensor {TENSOR} holds numbers that are not finite",
+    ),
+    (
+      lambda t: t["model.norm.weight"].__setitem__(0, -np.inf),
+      "tensor model.norm.weight holds numbers that are not finite",
     ),
     (
       lambda t: t.update({TENSOR: t[TENSOR].T.copy()}),
@@ -268,23 +283,34 @@ def test_mixed_types_are_converted_when_asked(copy, golden):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"model_type": "gemma"}, "model_type is 'gemma', expected 'gemma2'"),
-    ({"model_type": "ABSENT"}, "model_type is None, expected 'gemma2'"),
+    (
+      {"model_type": "gemma"},
+      "model_type is 'gemma', expected one of gemma2, ",
+    ),
+    ({"model_type": "ABSENT"}, "model_type is None, expected .*qwen3"),
     (
       {"architectures": ["Gemma2ForSequenceClassification"]},
       r"architectures is \['Gemma2ForSequenceClassification'\], expected",
     ),
     ({"hidden_activation": "gelu"}, "hidden_activation is 'gelu', expected"),
-    ({"attention_bias": True}, "attention_bias is True, expected False"),
+    ({"attention_bias": True}, r"self_attn.q_proj.bias is missing"),
+    ({"attention_bias": 1}, "attention_bias is 1, expected a boolean"),
+    ({"num_experts": 8}, "num_experts is 8, which is not supported"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected"),
+    ({"attention_sinks": True}, "attention_sinks is True, which is not supp"),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expecte"),
+    ({"hidden_size": 10**9}, "width is 1000000000, expected at most"),
     ({"attention_dropout": 0.1}, "attention_dropout is 0.1, expected 0.0"),
-    ({"tie_word_embeddings": False}, "tie_word_embeddings is False, expected"),
+    ({"tie_word_embeddings": False}, "tensor lm_head.weight is missing"),
     ({"use_bidirectional_attention": True}, "use_bidirectional_attention is"),
     ({"quantization_config": {"bits": 4}}, "quantization_config is"),
-    ({"layer_types": ["full_attention"] * 4}, "layer_types is"),
-    ({"rope_scaling": {"factor": 2.0}}, "rope_scaling is"),
+    ({"layer_types": ["full_attention"] * 3}, "layer_types is"),
+    ({"layer_types": ["chunked_attention"] * 4}, "layer_types is"),
+    ({"rope_scaling": {"factor": 2.0}}, "factor of rotary positions is 2.0"),
+    ({"rope_theta": 5.0}, "rope_theta is 10000.0 in rope_parameters and 5.0"),
     ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn', expect"),
     ({"rope_parameters": 1e4}, "rope_parameters is 10000.0"),
-    ({"attn_logit_softcapping": None}, "attn_logit_softcapping is None, expec"),
+    ({"attn_logit_softcapping": "50"}, "attn_logit_softcapping is '50', expec"),
     ({"hidden_size": "ABSENT"}, "hidden_size is missing"),
     ({"head_dim": 16.0}, "head_dim is 16.0, expected a number"),
     (
@@ -293,7 +319,7 @@ def test_mixed_types_are_converted_when_asked(copy, golden):
     ),
     (
       {"num_hidden_layers": 3, "layer_types": None},
-      "num_layers is 3, expected",
+      r"tensor model\.layers\.3\..* not",
     ),
     (
       {"num_hidden_layers": 2, "layer_types": None},
@@ -314,7 +340,7 @@ def test_fields_that_do_not_fit_are_named(copy, fields, message):
 
 def test_fields_of_earlier_versions_are_read():
   fields = json.loads((GOLDEN / hf.CONFIG).read_text())
-  want = hf_config.from_fields(fields)
+  want = families.from_fields(fields)
   for name in (
     "rope_parameters",
     "layer_types",
@@ -324,9 +350,9 @@ def test_fields_of_earlier_versions_are_read():
     "use_bidirectional_attention",
   ):
     del fields[name]
-  assert hf_config.from_fields(fields | {"sliding_window_size": 8}) == want
-  assert hf_config.from_fields(fields | {"rope_theta": 5000}) == (
-    dataclasses.replace(want, rope_theta=5000.0)
+  assert families.from_fields(fields | {"sliding_window_size": 8}) == want
+  assert families.from_fields(fields | {"rope_theta": 5000}) == (
+    dataclasses.replace(want, rotary=Rotary(5000.0))
   )
 
 
@@ -362,7 +388,7 @@ def test_the_config_published_with_gemma_2_9b_is_its_preset():
     "use_cache": True,
     "vocab_size": 256000,
   }
-  assert hf_config.from_fields(published) == preset("gemma2_9b")
+  assert families.from_fields(published) == preset("gemma2_9b")
 
 
 def split_in_two(copy):
@@ -421,13 +447,27 @@ def test_files_that_cannot_be_read_are_named(copy, tmp_path):
   with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
     hf.load(copy)
   (copy / hf.SINGLE).unlink()
-  # A pickle, which this stands for, is not even looked at.
-  (copy / "pytorch_model.bin").write_bytes(b"cos\nabort\n(tR.")
   with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor"):
     hf.load(copy)
-  for text in ("{", "[]"):
-    (copy / hf.CONFIG).write_text(text)
-    with pytest.raises(ValueError, match=r"\.json (cannot be|holds \[\])"):
+  # A pickle, which this stands for, is not even looked at.
+  (copy / "pytorch_model.bin").write_bytes(b"cos\nabort\n(tR.")
+  with pytest.raises(
+    ValueError,
+    match=r"holds neither .*; pytorch_model\.bin is a pickle, .*save_p",
+  ):
+    hf.load(copy)
+  pointer = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+  )
+  for name in (hf.SINGLE, hf.CONFIG):
+    (copy / name).write_bytes(pointer)
+    with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer"):
+      hf.load(copy)
+  for text in ("{", "[]", "[" * 100_000, "\udcff"):
+    (copy / hf.CONFIG).write_text(text, errors="surrogateescape")
+    with pytest.raises(
+      ValueError, match=r"\.json (cannot be|holds \[\]|is nested too deep)"
+    ):
       hf.load(copy)
   with pytest.raises(ValueError, match=r"config\.json cannot be read"):
     hf.load(tmp_path / "nowhere")
@@ -476,3 +516,37 @@ def test_nothing_is_overwritten_or_left_half_written(
   assert not list(path.iterdir())
   hf.save(path, config, params)
   assert_same(hf.load(path)[1], params)
+
+
+def test_a_byte_that_was_changed_is_named_when_it_is_loaded(golden, tmp_path):
+  config, params, _ = golden
+  path = tmp_path / "saved"
+  hf.save(path, config, params)
+  weights = path / hf.SINGLE
+  assert weights.stat().st_mode & 0o777 == 0o666 & ~_umask()
+  data = bytearray(weights.read_bytes())
+  data[-5] ^= 1
+  weights.write_bytes(data)
+  with pytest.raises(
+    ValueError, match=r"model.safetensors is damaged: its SHA"
+  ):
+    hf.load(path)
+  # The way out for one that was changed on purpose.
+  (path / files.SUMS).unlink()
+  hf.load(path)
+
+
+def _umask():
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_not_written(golden, tmp_path, bad):
+  config, params, _ = golden
+  leaves, tree = jax.tree.flatten(params)
+  leaves[-1] = leaves[-1].at[(0,) * leaves[-1].ndim].set(bad)
+  with pytest.raises(FloatingPointError, match="parameters are not finite"):
+    hf.save(tmp_path / "saved", config, jax.tree.unflatten(tree, leaves))
+  assert not list(tmp_path.iterdir())

@@ -1,5 +1,4 @@
 import json
-import types
 
 import jax
 import pytest
@@ -19,11 +18,6 @@ CONFIG = TransformerConfig(
   head_dim=8,
   mlp_width=8,
 )
-
-
-def vocabulary(**ids):
-  ids = {"vocab_size": 111, "pad_id": 0, "eos_id": 1, "bos_id": 2} | ids
-  return types.SimpleNamespace(path="other.model", **ids)
 
 
 @pytest.fixture(scope="module")
@@ -89,28 +83,3 @@ def test_an_identity_of_another_model_is_not_written(change, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     hf.save(tmp_path / "new", CONFIG, {}, identity=what)
   assert not list(tmp_path.iterdir())
-
-
-def test_vocabularies_that_fit_pass(copy):
-  hf.check_vocabulary(copy, CHAIN.vocabulary)
-  hf.check_vocabulary(copy, vocabulary())
-  # Instruction-tuned models have several end tokens; null is none.
-  config = json.loads((copy / hf.CONFIG).read_text())
-  config |= {"eos_token_id": [1, 107], "bos_token_id": None}
-  (copy / hf.CONFIG).write_text(json.dumps(config))
-  hf.check_vocabulary(copy, vocabulary(eos_id=107, bos_id=5))
-
-
-@pytest.mark.parametrize(
-  ("ids", "message"),
-  [
-    ({"vocab_size": 110}, "has 110 tokens and the model 111"),
-    ({"vocab_size": 112}, "has 112 tokens and the model 111"),
-    ({"pad_id": 3}, "pad_token_id is 0 in config.json and 3 in the vocabulary"),
-    ({"eos_id": 2}, "eos_token_id is 1 in config.json and 2 in the vocabulary"),
-    ({"bos_id": 1}, "bos_token_id is 2 in config.json and 1 in the vocabulary"),
-  ],
-)
-def test_vocabularies_that_do_not_fit_are_refused(copy, ids, message):
-  with pytest.raises(ValueError, match=rf"{message}.*other\.model"):
-    hf.check_vocabulary(copy, vocabulary(**ids))

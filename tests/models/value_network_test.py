@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,11 +144,15 @@ def test_a_sharded_verifier_says_the_same():
   )
 
 
-@pytest.mark.parametrize("number", [-2, 1])
-def test_bad_numbers_of_layers_are_refused(number):
-  with pytest.raises(
-    ValueError, match=f"reader_layers is {number}, expected 0"
-  ):
-    VerifierConfig(TRUNK, reader_layers=number)
+def test_a_negative_number_of_layers_is_refused():
+  with pytest.raises(ValueError, match="reader_layers is -2, expected >= 0"):
+    VerifierConfig(TRUNK, reader_layers=-2)
   with pytest.raises(ValueError, match="there is no reader"):
     VerifierConfig(TRUNK).reader  # noqa: B018
+
+
+def test_a_readers_last_layer_is_the_last_of_a_period():
+  pattern = ("local", "local", "global")
+  config = VerifierConfig(dataclasses.replace(TRUNK, pattern=pattern), 2)
+  windows = [spec.window for spec in config.reader.layers]
+  assert windows == [TRUNK.sliding_window, None]
