@@ -1,9 +1,6 @@
-"""Choosing the K of a Best-of-K prover on the policy's own rollouts (Sec. 7).
+"""Best-of-K with a K that is chosen on the rollouts it is used on (Sec. 7).
 
-Two criteria. `"bound"` is the theorem's (3.1): distinguishability plus
-alignment. It wants variances and means over the steps that the policy might
-take at a state, and a rollout shows one step a state; so states of about the
-same value are taken as one, and their steps as draws of one distribution.
+Two criteria. `"bound"` is Theorem 3.1's: distinguishability plus alignment.
 
 `"progress"`, the default, is not the paper's: the mean of the prover's
 advantages over the steps that were sampled, negative ones at less weight. What
@@ -13,140 +10,109 @@ responses less that of bare problems, which is largest at K = 1 always.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Array, Float
 
-from pav_jax import complementarity, steps, values
+from pav_jax import values
+from pav_jax.checks import concrete_value
+from pav_jax.provers import base
+from pav_jax.provers.base import Prover
+from pav_jax.provers.sampled_terms import sampled_terms, terms_at
+from pav_jax.rollout import Rollout
 
-_NUM_CELLS = 16
-
-
-class Terms(NamedTuple):
-  """Theorem 3.1 for each K, in means over the steps that were sampled.
-
-  Attributes:
-    distinguishability: how far the prover tells steps apart, in [0, 1].
-    alignment: of the prover's progress with what the policy gains, in [-1, 1].
-    bound: their sum.
-    progress: mean of the prover's advantages, negative ones at less weight.
-      Where Q^{BoK} saturates at 1 right steps gain nothing, however far they
-      and wrong ones are apart, and the mean step is worth less than one that
-      does nothing; so the maximum is inside, at K of about 1 / Q (Remark 3.1).
-  """
-
-  distinguishability: Float[Array, "K"]
-  alignment: Float[Array, "K"]
-  bound: Float[Array, "K"]
-  progress: Float[Array, "K"]
+CRITERIA = ("progress", "bound")
 
 
-def sampled_terms(
-  q: Float[Array, "B P"],
-  outcome: Float[Array, "B"],
-  prefix_len: Int[Array, "B P"],
-  ks: Real[Array, "K"],
-  *,
-  loss_weight: Real[ArrayLike, ""] = 0.5,
-) -> Terms:
-  """Estimates the terms of Theorem 3.1 from rollouts, for Best-of-K provers.
-
-  The outcome stands in for `Q^π(s, a)`, without bias. So the policy may have
-  moved away from the one whose values q are; alignment tells.
-
-  Args:
-    q: values of prefixes under the policy that is sampled K times, in [0, 1].
-    outcome: of the rollouts of the policy that is trained, 0 or 1.
-    prefix_len: of the rollouts.
-    ks: each at least 1.
-    loss_weight: of negative advantages in `Terms.progress`, >= 0, see
-      `loss_weight_for`.
-  """
-  exists = steps.step_mask(prefix_len).reshape(-1)
-  before, after = q[:, :-1].reshape(-1), q[:, 1:].reshape(-1)
-  gained = jnp.broadcast_to(outcome[:, None], (len(q), q.shape[1] - 1))
-  # Cells hold about as many steps each; equal values share one.
-  among = jnp.sort(jnp.where(exists, before, jnp.inf))
-  count = jnp.sum(exists)
-  ranks = (jnp.arange(1, _NUM_CELLS) * count) // _NUM_CELLS
-  cell = jnp.searchsorted(among[ranks], before, side="right")
-  member = (cell == jnp.arange(_NUM_CELLS)[:, None]) & exists
-  size = jnp.sum(member, axis=-1, keepdims=True)
-  probs = member / jnp.maximum(size, 1).astype(jnp.float32)
-  weight = size[:, 0] / jnp.maximum(count, 1)
-
-  def table(x):
-    return jnp.broadcast_to(x, probs.shape)
-
-  def centred(x):
-    return table(x) - jnp.sum(probs * x, axis=-1, keepdims=True)
-
-  adv_policy = centred(gained.reshape(-1))
-
-  def of_k(k):
-    adv = values.best_of_k(after, k) - values.best_of_k(before, k)
-    apart = complementarity.distinguishability(table(adv), probs)
-    aligned = complementarity.alignment(table(adv), adv_policy, probs)
-    earned = jnp.where(adv > 0, adv, loss_weight * adv) * exists
-    progress = jnp.sum(earned) / jnp.maximum(count, 1)
-    return jnp.sum(weight * apart), jnp.sum(weight * aligned), progress
-
-  apart, aligned, progress = jax.vmap(of_k)(jnp.asarray(ks, jnp.float32))
-  return Terms(apart, aligned, apart + aligned, progress)
-
-
-def loss_weight_for(
-  loss_weight: Real[ArrayLike, ""] | None, negative_weight: Real[ArrayLike, ""]
-) -> Real[ArrayLike, ""]:
-  """What negative advantages weigh in `Terms.progress`.
-
-  Args:
-    loss_weight: what they are to weigh; None for half of `negative_weight`: K
-      is not chosen to avoid what the reward does not punish, and of the
-      paper's reward losses count half.
-    negative_weight: what they weigh in the reward, 1 in the paper's.
-  """
-  return negative_weight / 2 if loss_weight is None else loss_weight
-
-
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["prover"],
+  meta_fields=["ks", "by", "loss_weight"],
+)
 @dataclasses.dataclass(frozen=True)
-class AdaptiveK:
-  """K is chosen anew while training, from the rollouts that it is used on.
+class AdaptiveK(base.Wrapper):
+  """Best-of-K of another prover, K chosen anew for every batch of rollouts.
+
+  Rollouts have to be graded: outcomes stand in for the policy's values. So it
+  serves reinforcement learning, and no search.
 
   Attributes:
+    prover: any; its values are those of one sample.
     ks: the candidates, each at least 1; of equals the first wins.
-    every: iterations between choices; the first is made at the first.
-    by: of `Terms` the one that is to be largest, "progress", or "bound" for
-      the theorem's. On chain with exact values the bound grows up to the
-      largest K, to whose prover right steps are worth no more than steps that
-      do nothing; policies then come to do nothing (measured, K up to 32).
-    loss_weight: of negative advantages in "progress", >= 0; None for half of
-      what they weigh in the reward (`loss_weight_for`).
+    by: of `sampled_terms.Terms` the one that is to be largest, "progress", or
+      "bound" for the theorem's. With exact values of a problem with steps that
+      do nothing the bound grows up to the largest K, to whose prover right
+      steps are worth no more than those; policies then come to do nothing
+      (measured, K up to 32; docs/rl.md).
+    loss_weight: of negative advantages in "progress", >= 0. Half of what they
+      weigh in the reward suits: 1/2 for the paper's, 0 for one that does not
+      punish them, for K is not chosen to avoid what is not punished.
 
   Raises:
-    ValueError: if there is no candidate, one is below 1, `every` is, `by` is no
-      such term, or `loss_weight` is negative.
+    ValueError: if there is no candidate, one is below 1, `by` is no such term,
+      or `loss_weight` is negative.
   """
 
+  prover: Prover
   ks: Sequence[float | int] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-  every: int = 1
   by: str = "progress"
-  loss_weight: float | None = None
+  loss_weight: float = 0.5
 
   def __post_init__(self):
-    if self.by not in ("progress", "bound"):
-      raise ValueError(f"by is {self.by!r}, expected 'progress' or 'bound'")
+    if self.by not in CRITERIA:
+      raise ValueError(f"by is {self.by!r}, expected one of {CRITERIA}")
     object.__setattr__(self, "ks", tuple(map(float, self.ks)))
-    if not self.ks or min(self.ks) < 1:
+    if not self.ks or not min(self.ks) >= 1:
       raise ValueError(f"ks are {self.ks}, expected numbers from 1 up")
-    if self.every < 1:
-      raise ValueError(f"every is {self.every}, expected at least 1")
-    if self.loss_weight is not None and not 0 <= self.loss_weight < math.inf:
+    if not 0 <= self.loss_weight < math.inf:
       raise ValueError(
         f"loss_weight is {self.loss_weight}, expected a number >= 0"
       )
+
+  def choose(
+    self, q: Float[ArrayLike, "B P"], rollout: Rollout
+  ) -> Float[Array, ""]:
+    """The K of a batch.
+
+    Args:
+      q: values for one sample.
+      rollout: graded.
+
+    Raises:
+      ValueError: if an outcome is NaN, where that is not traced.
+    """
+    outcome = concrete_value(rollout.outcome)
+    if outcome is not None and np.isnan(outcome).any():
+      raise ValueError(
+        "AdaptiveK chooses K by outcomes and got rollouts without, expected "
+        "graded ones; a search takes BestOfK"
+      )
+    ks = jnp.array(self.ks, jnp.float32)
+    terms = sampled_terms(
+      q,
+      rollout.outcome,
+      rollout.prefix_len,
+      ks,
+      loss_weight=self.loss_weight,
+    )
+    return ks[jnp.argmax(terms._asdict()[self.by])]
+
+  def of_values(
+    self, q: Float[ArrayLike, "B P"], rollout: Rollout
+  ) -> Float[Array, "B P"]:
+    """Best-of-K's values, with the chosen K."""
+    return values.best_of_k(q, self.choose(q, rollout))
+
+  def metrics(
+    self, q: Float[ArrayLike, "B P"], rollout: Rollout
+  ) -> dict[str, Any]:
+    """The chosen `k`, and the terms of Theorem 3.1 with it."""
+    k = self.choose(q, rollout)
+    return terms_at(q, rollout, k, loss_weight=self.loss_weight)

@@ -1,13 +1,13 @@
 """Completions of many prefixes, and how many of them are correct."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pav_jax.policies.base import Policy
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.rollout import Rollout
@@ -31,14 +31,14 @@ class Jobs(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class CompletionStatistics:
   """What completing took; add two with `+`.
 
   Attributes:
     completions: sampled.
     tokens: sampled.
     useful: decode slots that gave a token.
-    slots: decode slots there were; 0 where that is not known.
+    slots: decode slots there were; 0 where that is not counted.
   """
 
   completions: int = 0
@@ -46,17 +46,47 @@ class Work:
   useful: float = 0.0
   slots: float = 0.0
 
-  def __add__(self, other: "Work") -> "Work":
+  def __add__(self, other: "CompletionStatistics") -> "CompletionStatistics":
     fields = zip(
       dataclasses.astuple(self), dataclasses.astuple(other), strict=True
     )
-    return Work(*(a + b for a, b in fields))
+    return CompletionStatistics(*(a + b for a, b in fields))
 
 
-# (traces, prefixes int[B, Q], number) -> B · Q · number rows: completions
-# 0 … number - 1 of Q prefixes of each trace, ordered as by
-# `LanguageModel.complete`.
-CompleteFn = Callable[[Rollout, Int[np.ndarray, "B Q"], int], Rollout]
+@runtime_checkable
+class CompleteFn(Protocol):
+  """Completes prefixes of traces."""
+
+  def __call__(
+    self, traces: Rollout, prefixes: Int[np.ndarray, "B Q"], number: int
+  ) -> Rollout:
+    """Completions 0 … `number` - 1 of Q prefixes of each trace.
+
+    Args:
+      traces: B rows, of numpy arrays.
+      prefixes: of each trace, in 0 … H.
+      number: of completions of each prefix.
+
+    Returns:
+      B · Q · number rows, ordered by trace, prefix, completion.
+    """
+    ...
+
+  def slots(
+    self,
+    completed: Rollout,
+    num_given: Int[np.ndarray, "N"],
+    rows_per_text: int,
+  ) -> tuple[float, float]:
+    """Decode slots that gave a token, and decode slots there were.
+
+    Args:
+      completed: what a call gave.
+      num_given: tokens that each row began with.
+      rows_per_text: completions of each trace.
+    """
+    ...
+
 
 # Rows of a text that keep a queue of `policies.slots` full.
 ROWS_PER_TEXT = 32
@@ -75,7 +105,7 @@ class LanguageModelCompletions:
     key: the run's key.
   """
 
-  policy: LanguageModel
+  policy: Policy | LanguageModel
   params: Any
   key: jax.Array
 
@@ -93,7 +123,7 @@ class LanguageModelCompletions:
     num_given: Int[np.ndarray, "N"],
     rows_per_text: int,
   ) -> tuple[float, float]:
-    """Decode slots that gave a token, and decode slots there were."""
+    """See `CompleteFn`."""
     new = np.asarray(completed.prefix_len)[:, -1] - num_given
     useful = float(np.maximum(new - 1, 0).sum())
     share = useful_slots(
@@ -114,7 +144,7 @@ def count_correct(
   *,
   num_completions: int,
   rows_per_call: int = 1024,
-) -> tuple[Int[np.ndarray, "J"], Work]:
+) -> tuple[Int[np.ndarray, "J"], CompletionStatistics]:
   """Completes prefixes and grades the completions (Sec. 4.2).
 
   Calls have a fixed size. Traces of which about as much is left to complete go
@@ -122,14 +152,15 @@ def count_correct(
 
   Args:
     complete_fn: see `CompleteFn`.
-    problem: has `outcomes(rollout)`.
-    traces: B whole responses, of numpy arrays.
+    problem: has `grade(rollout)`.
+    traces: B rows, of numpy arrays; partial responses are fine.
     jobs: J prefixes of them, each once and none a whole response.
     num_completions: of each prefix, at least 1.
     rows_per_call: completions sampled at a time; bounds memory.
 
   Returns:
-    How many completions of each job were correct, 0 … `num_completions`.
+    How many completions of each job were correct, 0 … `num_completions`, and
+    what completing took.
 
   Raises:
     ValueError: if a number is below 1.
@@ -145,22 +176,20 @@ def count_correct(
   )
   each = max(rows_per_call // (num_completions * prefixes.shape[1]), 1)
   correct = np.zeros(len(jobs.trace), np.int64)
-  work = Work()
+  statistics = CompletionStatistics()
 
   def grade(trace, prefixes, job, completed):
-    nonlocal work
+    nonlocal statistics
     completed = jax.tree.map(np.asarray, completed)
     given = np.take_along_axis(traces.prefix_len[trace], prefixes, axis=1)
     given = np.repeat(given, num_completions)
     rows_per_text = num_completions * prefixes.shape[1]
-    useful, slots = 0.0, 0.0
-    if hasattr(complete_fn, "slots"):
-      useful, slots = complete_fn.slots(completed, given, rows_per_text)
+    useful, slots = complete_fn.slots(completed, given, rows_per_text)
     real = np.repeat(job >= 0, num_completions)
     completed = jax.tree.map(lambda x: x[real], completed)
     tokens = int((completed.prefix_len[:, -1] - given[real]).sum())
-    work += Work(int(real.sum()), tokens, useful, slots)
-    outcomes = np.asarray(problem.outcomes(completed))
+    statistics += CompletionStatistics(int(real.sum()), tokens, useful, slots)
+    outcomes = np.asarray(problem.grade(completed))
     correct[job[job >= 0]] = outcomes.reshape(-1, num_completions).sum(-1)
 
   pending = None
@@ -185,7 +214,7 @@ def count_correct(
     pending = submitted
   if pending is not None:
     grade(*pending)
-  return correct, work
+  return correct, statistics
 
 
 def _packed(

@@ -8,48 +8,139 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Float, Real
 
+from pav_jax import steps
+from pav_jax.models.partitioning import Layout
+from pav_jax.provers.base import Placement
+from pav_jax.provers.completions import (
+  Jobs,
+  LanguageModelCompletions,
+  count_correct,
+)
 from pav_jax.rollout import Rollout
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["params"],
-  meta_fields=["policy", "problem", "num_rollouts"],
+  meta_fields=["problem", "num_completions", "policy", "rows_per_call"],
 )
 @dataclasses.dataclass(frozen=True)
 class MonteCarlo:
-  """A prover `(key, rollout) -> q` that completes every prefix with a policy.
+  """A prover that completes every prefix with a policy (Eq. 1).
+
+  Without a policy it is that of the policy in training or search, as it is when
+  values are asked for (Sec. 7); see `with_policy`. It runs where the problem
+  grades. On the host responses that have ended are not completed, and the
+  device samples some completions while others are graded.
 
   Attributes:
-    params: the policy's parameters.
-    policy: has `complete(params, key, rollout, num_samples=M)`.
-    problem: has `grade(rollout)`.
-    num_rollouts: M >= 1, completions of each prefix. The final prefix is its
-      own outcome and costs its completions nothing: nothing is left to sample.
+    problem: that grades completions.
+    num_completions: M >= 1, of each prefix; values are multiples of 1 / M.
+    policy: a `policies.base.Policy`; None for the one in training.
+    params: of the policy.
+    rows_per_call: completions sampled at a time, on the host; bounds memory.
+
+  Raises:
+    ValueError: if a number is below 1.
   """
 
-  params: Any
-  policy: Any
   problem: Any
-  num_rollouts: int = 1
+  num_completions: int = 1
+  policy: Any = None
+  params: Any = ()
+  rows_per_call: int = 1024
 
   def __post_init__(self):
-    if self.num_rollouts < 1:
-      raise ValueError(
-        f"num_rollouts is {self.num_rollouts}, expected at least 1"
-      )
+    for name, number in (
+      ("num_completions", self.num_completions),
+      ("rows_per_call", self.rows_per_call),
+    ):
+      if number < 1:
+        raise ValueError(f"{name} is {number}, expected at least 1")
 
-  def __call__(self, key: jax.Array, rollout: Rollout) -> Float[Array, "B P"]:
-    """q_mc[b, h], multiples of 1 / num_rollouts; unbiased for Q^π (Eq. 1)."""
-    completions = self.policy.complete(
-      self.params, key, rollout, num_samples=self.num_rollouts
+  @property
+  def placement(self) -> Placement:
+    """Where the problem grades."""
+    return self.problem.placement
+
+  def with_policy(self, policy: Any, params: Any) -> "MonteCarlo":
+    """The prover of a policy; itself if it has one already."""
+    if self.policy is not None:
+      return self
+    return dataclasses.replace(self, policy=policy, params=params)
+
+  @property
+  def networks(self) -> tuple[Any, ...]:
+    """None that reads rollouts; completions are not counted."""
+    return ()
+
+  @property
+  def layout(self) -> Layout | None:
+    """Its policy's."""
+    return None if self.policy is None else self.policy.layout
+
+  def with_params(self, params: Any, layout: Layout | None) -> "MonteCarlo":
+    """See `base.HasParams`."""
+    if self.policy is None:
+      return self
+    policy = self.policy
+    if layout != policy.layout:
+      policy = dataclasses.replace(policy, layout=layout)
+    return dataclasses.replace(self, params=params, policy=policy)
+
+  def __call__(
+    self, key: jax.Array, rollout: Rollout
+  ) -> Float[ArrayLike, "B P"]:
+    """q_mc[b, h], unbiased for Q^π; a whole response has its outcome.
+
+    Raises:
+      ValueError: if it has no policy.
+    """
+    if self.policy is None:
+      raise ValueError(
+        "MonteCarlo has no policy, expected one or a call of with_policy"
+      )
+    if self.placement == "host":
+      return self._on_host(key, rollout)
+    completed = self.policy.complete(
+      self.params, key, rollout, num_samples=self.num_completions
     )
-    outcome = self.problem.grade(completions)
+    outcome = self.problem.grade(completed)
     return jnp.mean(
-      outcome.reshape(*rollout.prefix_len.shape, self.num_rollouts), axis=-1
+      outcome.reshape(*rollout.prefix_len.shape, self.num_completions), axis=-1
     )
+
+  def _on_host(self, key, rollout) -> Float[np.ndarray, "B P"]:
+    traces = jax.tree.map(np.asarray, rollout)
+    exists, unfinished = self._prefixes(traces)
+    correct, _ = count_correct(
+      LanguageModelCompletions(self.policy, self.params, key),
+      self.problem,
+      traces,
+      Jobs.of(unfinished),
+      num_completions=self.num_completions,
+      rows_per_call=min(
+        self.rows_per_call, unfinished.size * self.num_completions
+      ),
+    )
+    outcome = np.asarray(self.problem.grade(traces), np.float32)
+    q = np.repeat(outcome[:, None], exists.shape[1], axis=1)
+    q[unfinished] = correct / self.num_completions
+    # What repeats a prefix has its value.
+    which = np.where(exists, np.arange(exists.shape[1]), 0)
+    which = np.maximum.accumulate(which, axis=1)
+    return np.take_along_axis(q, which, axis=1)
+
+  def _prefixes(self, traces):
+    """Prefixes that repeat no other, and those of them that are completed."""
+    grew = np.asarray(steps.step_mask(traces.prefix_len))
+    exists = np.pad(grew, ((0, 0), (1, 0)), constant_values=True)
+    length = traces.prefix_len
+    # What was cut off is completed by nothing, and a partial response by more.
+    ended = np.asarray(self.policy.has_ended(traces))[:, None]
+    return exists, exists & ~(ended & (length == length[:, -1:]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pav_jax import checks, randomness
 from pav_jax.checks import Leaf
 from pav_jax.policies.made_policy import rollout_from_tokens
 from pav_jax.problems.planted import Planted
+from pav_jax.provers import base
 from pav_jax.rollout import Rollout
 
 
@@ -28,7 +29,7 @@ from pav_jax.rollout import Rollout
   meta_fields=["problem"],
 )
 @dataclasses.dataclass(frozen=True)
-class Procedural:
+class Procedural(base.FixedProver):
   """μ_γ, a prover `(key, rollout) -> q` and a policy to sample from.
 
   Attributes:
@@ -41,6 +42,8 @@ class Procedural:
 
   problem: Planted
   strength: Leaf = 10.0
+
+  placement = "device"
 
   def __post_init__(self):
     checks.check_positive(**{"prover strength γ": self.strength})

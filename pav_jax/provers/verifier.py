@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
-from pav_jax import values
-from pav_jax.checks import Leaf
-from pav_jax.models import hf, partitioning
+from pav_jax.checks import check_finite, concrete_value
+from pav_jax.models import beam_values, hf, partitioning
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.value_network import VerifierConfig
+from pav_jax.provers import base
 from pav_jax.rollout import Rollout
 
 REST, _LAYERS = "verifier.safetensors", "reader_layers"
@@ -32,35 +31,52 @@ REST, _LAYERS = "verifier.safetensors", "reader_layers"
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["params", "k"],
+  data_fields=["params"],
   meta_fields=["config", "layout"],
 )
 @dataclasses.dataclass(frozen=True)
-class Verifier:
+class Verifier(base.FixedProver):
   """A prover `(key, rollout) -> q`, read from one pass over each trace.
 
+  Search reads on behind a prefix cache (`base.HasPrefixCache`).
+
   Attributes:
-    params: of the network, see `models.verifier`.
+    params: of the network, see `models.value_network`.
     config: of the network.
-    k: float or float32[], at least 1; the values are those of Best-of-K of the
-      policy whose values the verifier predicts (Eq. 30).
     layout: where activations lie on a mesh; None to leave that to the compiler.
   """
 
   params: Any
   config: VerifierConfig
-  k: Leaf = 1
-  layout: Layout | None = None
+  layout: Layout | None = dataclasses.field(default=None, repr=False)
+
+  placement = "device"
+
+  @property
+  def networks(self) -> tuple[VerifierConfig, ...]:
+    """Its one network, see `base.HasParams`."""
+    return (self.config,)
+
+  def with_params(self, params: PyTree, layout: Layout | None) -> "Verifier":
+    """See `base.HasParams`."""
+    return dataclasses.replace(self, params=params, layout=layout)
 
   def logits(self, rollout: Rollout) -> Float[Array, "B P"]:
-    """Log-odds of success of one sample, in nats, of every prefix.
+    """Log-odds of success, in nats, of every prefix.
 
     Entries past the end of a response repeat the last one. Tokens are all that
     is read of the rollout, and where its prefixes end.
 
     Raises:
-      ValueError: if rows are longer than the trunk's `max_length`.
+      ValueError: if rows are longer than the trunk's `max_length`, or a prefix
+        is empty: the value of a bare problem is read at its last token.
     """
+    given = concrete_value(rollout.prefix_len)
+    if given is not None and (given < 1).any():
+      raise ValueError(
+        f"a prefix has {given.min()} tokens, expected at least 1: begin "
+        "prompts with <bos>"
+      )
     at = jnp.maximum(jnp.asarray(rollout.prefix_len) - 1, 0)
     logits = network.values(
       self.config,
@@ -74,15 +90,55 @@ class Verifier:
   def __call__(
     self, key: jax.Array | None, rollout: Rollout
   ) -> Float[Array, "B P"]:
-    """q_hat[b, h] in [0, 1], of Best-of-K; `key` has no part in it."""
+    """q_hat[b, h] in [0, 1]; the key is not looked at."""
     del key
-    return values.best_of_k_from_logit(self.logits(rollout), self.k)
+    return jax.nn.sigmoid(self.logits(rollout))
+
+  def start_cache(
+    self,
+    prompts: Int[Array, "B S"],
+    prompt_len: Int[Array, "B"],
+    *,
+    num_beams: int,
+    length: int,
+  ) -> tuple[PyTree, Float[Array, "B"]]:
+    """See `base.HasPrefixCache`."""
+    cache, logits = beam_values.start(
+      self.config,
+      self.params,
+      prompts,
+      prompt_len,
+      num_beams=num_beams,
+      length=length,
+      layout=self.layout,
+    )
+    return cache, jax.nn.sigmoid(logits)
+
+  def read_steps(
+    self,
+    cache: PyTree,
+    tokens: Int[Array, "G C U"],
+    count: Int[Array, "G C"],
+    prefix_len: Int[Array, "G"],
+  ) -> tuple[PyTree, Float[Array, "G C"]]:
+    """See `base.HasPrefixCache`."""
+    steps, logits = beam_values.read_steps(
+      self.config,
+      self.params,
+      cache,
+      tokens,
+      count,
+      prefix_len,
+      layout=self.layout,
+    )
+    return steps, jax.nn.sigmoid(logits)
+
+  keep_steps = staticmethod(beam_values.keep_steps)
 
   def outcome(self, rollout: Rollout) -> Float[Array, "B"]:
     """The probability that a whole response is correct: an outcome model.
 
-    Read at the last scoring token, whatever K: Best-of-K has no samples left to
-    choose from there.
+    Read at the last scoring token.
     """
     last = dataclasses.replace(
       rollout, prefix_len=jnp.asarray(rollout.prefix_len)[:, -1:]
@@ -110,46 +166,40 @@ def save(
     token_ids: as of `hf.save`.
 
   Raises:
-    ValueError: as of `hf.save`.
+    ValueError, FloatingPointError: as of `hf.save`.
   """
-  writes = jax.process_index() == 0
-  if not writes and not partitioning.is_split(params):
+  if jax.process_index() and not partitioning.is_split(params):
     return
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}")
-  if writes:
-    shutil.rmtree(partial, ignore_errors=True)
-  hf.save(
-    partial,
-    config.trunk,
-    params["trunk"],
-    token_ids=token_ids,
-    identity=identity,
-  )
   rest = {name: x for name, x in params.items() if name != "trunk"}
+  check_finite("parameters", rest)
   tensors = {
     name: np.array(partitioning.to_host(x), np.float32, order="C")
     for name, x in _named(rest).items()
   }
-  if not writes:
-    return
-  safetensors.numpy.save_file(
-    tensors,
-    partial / REST,
-    metadata={_LAYERS: str(config.reader_layers)},
+
+  def write_rest(folder: pathlib.Path) -> None:
+    layers = {_LAYERS: str(config.reader_layers)}
+    safetensors.numpy.save_file(tensors, folder / REST, metadata=layers)
+
+  hf.save(
+    path,
+    config.trunk,
+    params["trunk"],
+    token_ids=token_ids,
+    identity=identity,
+    replace=True,
+    also=write_rest,
   )
-  shutil.rmtree(path, ignore_errors=True)
-  partial.rename(path)
 
 
 def load(
   path: str | os.PathLike,
   *,
   fingerprint: str | None = None,
-  k: float | int = 1,
   layout: Layout | None = None,
   mesh: jax.sharding.Mesh | None = None,
   dtype: str | None = None,
+  param_dtype: str | None = None,
 ) -> Verifier:
   """Reads a verifier.
 
@@ -157,17 +207,16 @@ def load(
     path: a directory that `save` wrote.
     fingerprint: of the vocabulary and delimiter of the policy whose responses
       are to be scored, `problem.fingerprint`; None not to compare.
-    k: see `Verifier`.
     layout: how to split it over devices; None for `mesh`, by its own rules.
     mesh: from `make_mesh`; None for one device.
-    dtype: of computation; None for that of the parameters.
+    dtype: of computation, such as "bfloat16"; None for that of the parameters.
+    param_dtype: of the backbone's parameters; None for what the files hold.
 
   Raises:
     ValueError: if the verifier was trained with another vocabulary or delimiter
       or does not say with which; or naming the field, tensor or file that is
       not as expected.
   """
-  values.check_k(k)
   if layout is None and mesh is not None:
     layout = Layout(mesh)
   path = pathlib.Path(path)
@@ -178,7 +227,9 @@ def load(
       f"{path} does not say of which vocabulary and delimiter it is, expected "
       f"fingerprint {fingerprint}"
     )
-  trunk_config, trunk = hf.load(path, layout=layout, dtype=dtype)
+  trunk_config, trunk = hf.load(
+    path, layout=layout, dtype=dtype, param_dtype=param_dtype
+  )
   number, tensors = _read(path / REST)
   config = VerifierConfig(trunk_config, number)
   shapes = network.shapes(config)
@@ -187,7 +238,7 @@ def load(
   if layout:
     where = network.shardings(config, layout)
     rest = partitioning.put(rest, {name: where[name] for name in rest})
-  return Verifier({"trunk": trunk, **rest}, config, k, layout)
+  return Verifier({"trunk": trunk, **rest}, config, layout)
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def rerank(
   *,
   alpha: float,
   policy: TransformerConfig,
-  verifier: VerifierConfig | None,
+  networks: Sequence[VerifierConfig],
 ) -> Methods:
   """Rows of all that ranks or votes over the same samples.
 
@@ -62,10 +62,9 @@ def rerank(
     greedy: one of each.
     alpha: of PAV-as-ORM.
     policy: its network.
-    verifier: its network; None if it has none.
+    networks: that have read the samples, for their values.
   """
   mask = samples.mask
-  judged = [] if verifier is None else [verifier]
   orm = np.asarray(best_of_n.orm_scores(samples.q_policy, mask))
   scores = {ORM: orm}
   for how in "min", "product":
@@ -76,16 +75,17 @@ def rerank(
     scores[f"{ORM}, PAV {how}"] = best_of_n.pav_scores(
       samples.q_policy, samples.q_prover, mask, alpha=alpha, how=how
     )
-  scores = {name: np.asarray(x) for name, x in scores.items()}
-  weights = np.where(np.isfinite(orm), orm, 0.0)
+  scores = {
+    name: np.where(samples.ended, x, -np.inf) for name, x in scores.items()
+  }
+  weights = np.where(samples.ended & np.isfinite(orm), orm, 0.0)
   ns = [2**i for i in range(samples.outcome.shape[1].bit_length())]
   methods: Methods = {}
 
-  def add(name, number, chosen, networks, given=samples, correct=None):
-    if correct is None:
-      correct = best_of_n.accuracy(chosen, given.outcome)
+  def add(name, number, chosen, readers, given=samples):
+    correct = best_of_n.accuracy(chosen, given.outcome)
     cost = costs.of_samples(
-      policy, networks, given.prompt_len, given.length, number
+      policy, readers, given.prompt_len, given.length, number
     )
     any_correct = best_of_n.oracle(given.outcome, number)
     rows = []
@@ -110,13 +110,13 @@ def rerank(
 
   for number in ns:
     for name, score in scores.items():
-      add(name, number, best_of_n.best(score, number), judged)
+      add(name, number, best_of_n.best(score, number), networks)
     add("majority", number, voting.vote(samples.answers, number), [])
     add(
       "weighted majority",
       number,
       voting.vote(samples.answers, number, weights),
-      judged,
+      networks,
     )
     oracle = best_of_n.best(samples.outcome, number)
     add(ORACLE, number, oracle, [])
@@ -135,9 +135,9 @@ def summarize(methods: Methods) -> dict[str, Any]:
   `generated` … `verifier_flops` are means over problems. `equal_n`,
   `equal_tokens` and `equal_flops` are the differences of accuracy to best-of-N
   with an ORM at the same N, at as many generated tokens, and at as many
-  operations, and their standard errors; None beyond its sizes. `efficiency` is
+  FLOPs, and their standard errors; None beyond its sizes. `efficiency` is
   how many times cheaper the accuracy of best-of-N is, for N = 16 and the
-  largest, in tokens and in operations, with an interval of 95 %.
+  largest, in tokens and in FLOPs, with an interval of 95 %.
   """
   flops = {
     name: _curve(rows, "policy_flops") + _curve(rows, "verifier_flops")
@@ -149,11 +149,11 @@ def summarize(methods: Methods) -> dict[str, Any]:
   report = {}
   for name, rows in methods.items():
     ns = list(rows)
-    found = [efficiency.mean_and_error(x) for x in right[name].T]
+    scores = [efficiency.mean_and_error(x) for x in right[name].T]
     out = {
       "n": ns,
-      "accuracy": [mean for mean, _ in found],
-      "standard_error": [error for _, error in found],
+      "accuracy": [mean for mean, _ in scores],
+      "standard_error": [error for _, error in scores],
       "pass_at_n": _curve(rows, "any_correct").mean(0).tolist(),
       **{cost: _curve(rows, cost).mean(0).tolist() for cost in COSTS},
       "flops": flops[name].mean(0).tolist(),
@@ -256,25 +256,25 @@ def print_tables(
     )
 
   rows = []
-  for name, found in report.items():
-    for i, n in enumerate(found["n"]):
+  for name, method in report.items():
+    for i, n in enumerate(method["n"]):
       rows.append(
         [
           name if i == 0 else "",
           str(n),
-          f"{100 * found['accuracy'][i]:.1f} ± "
-          f"{100 * found['standard_error'][i]:.1f}",
-          f"{found['generated'][i]:.0f}",
-          f"{found['flops'][i] / 1e6:.0f}",
-          signed(found["equal_n"][i]),
-          signed(found["equal_tokens"][i]),
-          signed(found["equal_flops"][i]),
+          f"{100 * method['accuracy'][i]:.1f} ± "
+          f"{100 * method['standard_error'][i]:.1f}",
+          f"{method['generated'][i]:.0f}",
+          f"{method['flops'][i] / 1e6:.0f}",
+          signed(method["equal_n"][i]),
+          signed(method["equal_tokens"][i]),
+          signed(method["equal_flops"][i]),
         ]
       )
   progress.table(
     f"{experiment}: α = {tuned['alpha']:g}; accuracy in %, generated tokens "
-    "and millions of operations a problem, points above best-of-N with an "
-    "ORM at equal N, tokens, operations",
-    ["", "N", "accuracy", "tokens", "M", "equal N", "tokens", "operations"],
+    "and millions of FLOPs a problem, points above best-of-N with an "
+    "ORM at equal N, tokens, FLOPs",
+    ["", "N", "accuracy", "tokens", "M", "equal N", "tokens", "FLOPs"],
     rows,
   )

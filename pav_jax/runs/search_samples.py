@@ -1,21 +1,21 @@
-"""Samples that every re-ranker shares, drawn and judged once and kept."""
+"""Samples that every re-ranker shares, drawn and evaluated once and kept."""
 
 import dataclasses
-import io
-import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from pav_jax import steps
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.problems.answer_groups import NO_ANSWER
 from pav_jax.rollout import Rollout
 from pav_jax.runs.division import Division, in_parts
-from pav_jax.search import voting
-from pav_jax.search.judging import Judge
+from pav_jax.search.value_function import ValueFunction
+from pav_jax.shards import Shards, from_npz, to_npz
 
 # Rows that a verifier reads at once.
 _ROWS = 512
@@ -29,15 +29,18 @@ class Samples:
     tokens: problem, response, padding.
     prefix_len: as in `Rollout`.
     outcome: 1 for right ones.
-    answers: equal for equal final answers, see `voting`.
-    q_policy: of all prefixes.
-    q_prover: likewise.
+    ended: whether a response has ended itself. The others were cut off by the
+      length limit; their last value is 0, and they rank behind all that ended.
+    answers: equal for equal final answers of a problem.
+    q_policy: values of all prefixes under the policy.
+    q_prover: the same under the prover.
     seconds: of wall time for all, of policy and verifier.
   """
 
   tokens: Int[np.ndarray, "B S T"]
   prefix_len: Int[np.ndarray, "B S P"]
   outcome: Float[np.ndarray, "B S"]
+  ended: Bool[np.ndarray, "B S"]
   answers: Int[np.ndarray, "B S"]
   q_policy: Float[np.ndarray, "B S P"]
   q_prover: Float[np.ndarray, "B S P"]
@@ -61,81 +64,95 @@ class Samples:
 
 def draw(
   division: Division,
-  path: pathlib.Path,
+  shards: Shards,
   policy: LanguageModel,
   params: PyTree,
-  judge: Judge,
+  value_function: ValueFunction,
   key: jax.Array,
   problem: Any,
   problem_id: Int[np.ndarray, "B"],
   *,
   num_samples: int,
   rows_per_call: int,
-) -> None:
+) -> Callable[[], Samples]:
   """Draws this process's share of samples that no earlier run has drawn.
 
   Args:
     division: among processes.
-    path: of a directory that keeps them, a file for each part of the problems.
+    shards: keep them, a file for each part of the problems.
     policy: that answers.
     params: of its network.
-    judge: of prefixes.
+    value_function: of prefixes.
     key: of the samples.
     problem: that is answered.
     problem_id: which.
     num_samples: S.
     rows_per_call: responses drawn at a time.
+
+  Returns:
+    Reads what all processes have drawn, once they have.
   """
   each = min(max(1, rows_per_call // num_samples), len(problem_id))
   parts = list(in_parts(problem_id, each))
 
   def make(number):
     _, ids, valid = parts[number]
-    part = _draw(policy, params, judge, key, problem, ids, num_samples)
-    file = io.BytesIO()
-    np.savez_compressed(file, **{n: x[:valid] for n, x in vars(part).items()})
-    return file.getvalue(), {}
+    part = _draw(policy, params, value_function, key, problem, ids, num_samples)
+    arrays = {name: x[:valid] for name, x in vars(part).items()}
+    return to_npz(arrays), {}
 
-  files = [path / f"{first:06d}.npz" for first, _, _ in parts]
-  division.write(path.name, files, [valid for *_, valid in parts], make)
+  names = [f"{first:06d}.npz" for first, _, _ in parts]
+  sizes = [valid for *_, valid in parts]
+  division.write(shards.directory.name, shards, names, sizes, make)
 
+  def read():
+    kept = [from_npz(shards.read(name)) for name in names]
+    return Samples(
+      **{name: np.concatenate([x[name] for x in kept]) for name in kept[0]}
+    )
 
-def read(path: pathlib.Path) -> Samples:
-  """What all processes have drawn."""
-  parts = []
-  for file in sorted(path.glob("*.npz")):
-    with np.load(file) as kept:
-      parts.append(dict(kept))
-  return Samples(
-    **{name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-  )
+  return read
 
 
-def _draw(policy, params, judge, key, problem, ids, num_samples) -> Samples:
+def _draw(
+  policy, params, value_function, key, problem, ids, num_samples
+) -> Samples:
   start = time.monotonic()
-  prompts = problem.prompts(ids)
   rollout = policy.sample(
     params,
     key,
-    prompts,
+    problem.prompts(ids),
     problem.prompt_lengths(ids),
     ids,
     num_samples=num_samples,
   )
   rollout = jax.tree.map(np.asarray, rollout)
-  judged = [[], []]
   rows = np.arange(len(rollout.tokens))
+  values = []
   for _, at, valid in in_parts(rows, min(_ROWS, len(rows))):
     part: Rollout = jax.tree.map(lambda x, at=at: x[at], rollout)
-    for q, kept in zip(judge(key, part), judged, strict=True):
-      kept.append(np.asarray(q)[:valid])
+    q = value_function(key, part)
+    values.append([np.asarray(x)[:valid] for x in q])
+  q_policy, q_prover = (np.concatenate(q) for q in zip(*values, strict=True))
   seconds = time.monotonic() - start
-  outcome = problem.outcomes(rollout)
-  answers = voting.final_answers(problem, rollout, policy.end_token)
-  q_policy, q_prover = map(np.concatenate, judged)
-  found = (rollout.tokens, rollout.prefix_len, outcome, answers, q_policy)
+  answers = problem.final_answers(rollout)
+  # After few-shot prompts text may end a response too, and gives an answer.
+  ended = np.asarray(policy.has_ended(rollout)) | (answers != NO_ANSWER)
+  length = rollout.prefix_len
+  cut = ~ended[:, None] & (length == length[:, -1:])
+  fields = {
+    "tokens": rollout.tokens,
+    "prefix_len": length,
+    "outcome": np.asarray(problem.grade(rollout)),
+    "ended": ended,
+    "answers": answers,
+    "q_policy": np.where(cut, 0.0, q_policy),
+    "q_prover": np.where(cut, 0.0, q_prover),
+  }
   return Samples(
-    *(x.reshape(len(ids), num_samples, *x.shape[1:]) for x in found),
-    q_prover.reshape(len(ids), num_samples, -1),
-    np.full(len(ids), seconds / len(ids)),
+    **{
+      name: x.reshape(len(ids), num_samples, *x.shape[1:])
+      for name, x in fields.items()
+    },
+    seconds=np.full(len(ids), seconds / len(ids)),
   )

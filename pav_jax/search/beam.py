@@ -16,10 +16,10 @@ sampled. Flips of a coin that must all be heads, with the exact values:
 ...   return q, q  # under the policy, and under the prover
 >>> root = (jnp.zeros(3, int), jnp.zeros(3, int))  # of 3 problems
 >>> settings = Settings(num_beams=4, num_candidates=3, num_steps=6)
->>> found = beam_search(
+>>> beam = beam_search(
 ...   sample_step, value, root, jax.random.key(0), settings=settings, alpha=0.5
 ... )
->>> found.answer[0].tolist()  # heads
+>>> beam.answer[0].tolist()  # heads
 [6, 6, 6]
 """
 
@@ -27,7 +27,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +61,9 @@ class Beam:
     state: leaves [B, N, …], what `sample_step_fn` continues.
     valid: whether a beam holds a trace at all.
     finished: whether it has ended.
-    q_policy: of its prefixes, the problem first; the last value is repeated
-      once it has ended.
-    q_prover: likewise.
+    q_policy: values of its prefixes under the policy, the problem's first; the
+      last one is repeated once it has ended.
+    q_prover: the same under the prover.
     chosen: the beam of each problem that is the answer, see `best`.
   """
 
@@ -91,6 +91,25 @@ def keep(state: PyTree, candidates: PyTree, chosen: Chosen) -> PyTree:
     return jnp.where(chosen.stays.reshape(chosen.stays.shape + extra), old, new)
 
   return jax.tree.map(leaf, state, candidates)
+
+
+class Functions(NamedTuple):
+  """What a search is made of, besides numbers.
+
+  Attributes:
+    sample_step: see `beam_search`.
+    value: see `beam_search`.
+    keep: makes the state of survivors, of old states and candidates; also for
+      as many survivors as there are candidates, to look ahead. A pytree.
+    identity: see `beam_search`.
+    record: what to record of the candidates of each round.
+  """
+
+  sample_step: SampleStep
+  value: Value
+  keep: Keep = jax.tree_util.Partial(keep)
+  identity: Callable[[PyTree], Int[Array, "B N C D"]] | None = None
+  record: Callable[[PyTree], PyTree] = lambda candidates: ()
 
 
 def _take(x: Array, parent: Int[Array, "B M"]) -> Array:
@@ -147,71 +166,51 @@ def beam_search(
     raise ValueError("root has no problems, expected leaves [B, …] with B >= 1")
   if settings.merge and identity_fn is None:
     raise ValueError("settings merge equal prefixes, expected an identity_fn")
-  batch = len(leaves[0])
   if problem_id is None:
-    problem_id = jnp.arange(batch)
+    problem_id = jnp.arange(len(leaves[0]))
   q_policy, q_prover = value_fn(jax.tree.map(lambda x: x[:, None], root))
   state = jax.tree.map(
     lambda x: jnp.repeat(x[:, None], settings.num_beams, axis=1), root
   )
-  return search_from(
+  beam, _ = search_from(
     start(settings, state, q_policy[:, 0], q_prover[:, 0]),
-    sample_step_fn,
-    value_fn,
+    Functions(sample_step_fn, value_fn, identity=identity_fn),
     key,
     settings=settings,
     alpha=alpha,
     problem_id=problem_id,
-    identity_fn=identity_fn,
-  )[0]
+  )
+  return beam
 
 
 def search_from(
   beam: Beam,
-  sample_step_fn: SampleStep,
-  value_fn: Value,
+  functions: Functions,
   key: jax.Array,
   *,
   settings: Settings,
   alpha: Real[Array, "*#B"] | float,
   problem_id: Int[Array, "B"],
-  identity_fn: Callable[[PyTree], Int[Array, "B N C D"]] | None = None,
-  keep_fn: Keep = keep,
-  record_fn: Callable[[PyTree], PyTree] = lambda candidates: (),
   on_device: bool = True,
 ) -> tuple[Beam, PyTree]:
   """`beam_search` of states that are not kept as they are.
 
   Args:
     beam: from `start`.
-    sample_step_fn: as of `beam_search`, like what is not listed here.
-    value_fn: likewise.
-    key: likewise.
-    settings: likewise.
-    alpha: likewise.
-    problem_id: likewise.
-    identity_fn: likewise.
-    keep_fn: makes the state of survivors, of old states and candidates; also
-      for as many survivors as there are candidates, to look ahead.
-    record_fn: what to record of the candidates of each round.
+    functions: of states and candidates.
+    key: of the search.
+    settings: sizes and variants.
+    alpha: weight of progress, one number or one for each problem.
+    problem_id: addresses of the problems' randomness.
     on_device: whether rounds are a loop on the device; else they are one of
-      Python's, in which `value_fn` may be anything.
+      Python's, in which values may come from anywhere.
 
   Returns:
     The last beam, and records [H, 1 + lookahead, …]; those of rounds that were
     not needed are 0.
   """
   search_round = functools.partial(
-    _round,
-    settings,
-    sample_step_fn,
-    value_fn,
-    identity_fn,
-    keep_fn,
-    record_fn,
-    key,
-    problem_id,
-    alpha,
+    _round, settings, functions, key, problem_id, alpha
   )
 
   def going(carry):
@@ -255,8 +254,8 @@ def start(
   Args:
     settings: of the search.
     state: leaves [B, N, …].
-    q_policy: of the bare problems.
-    q_prover: likewise.
+    q_policy: values of the bare problems under the policy.
+    q_prover: the same under the prover.
   """
   shape = (len(q_policy), settings.num_beams)
 
@@ -266,7 +265,7 @@ def start(
 
   return Beam(
     state=state,
-    valid=jnp.broadcast_to(settings.slots(0), shape),
+    valid=jnp.ones(shape, bool),
     finished=jnp.zeros(shape, bool),
     q_policy=path(q_policy),
     q_prover=path(q_prover),
@@ -295,56 +294,86 @@ def candidate_keys(
   return randomness.row_keys(key, parts)
 
 
-def advance(
+def best(beam: Beam) -> Int[Array, "B"]:
+  """The answer: the highest `q_policy` of traces that have ended.
+
+  The first of equal ones; if none has ended, of those that have not.
+  """
+  order = jnp.lexsort(
+    (-beam.q_policy[..., -1], ~beam.finished, ~beam.valid), axis=-1
+  )
+  return order[:, 0].astype(jnp.int32)
+
+
+def _round(
   settings: Settings,
+  functions: Functions,
+  key: jax.Array,
+  problem_id: Array,
+  alpha: Any,
+  round_index: Array,
+  beam: Beam,
+) -> tuple[Beam, PyTree]:
+  """The beam after the round h that its traces have come to, and records."""
+  keys = candidate_keys(
+    key, problem_id, settings.num_beams, round_index, settings.num_candidates
+  )
+  candidates, ended = functions.sample_step(keys, beam.state)
+  values = tuple(map(jnp.asarray, functions.value(candidates)))
+  deciding, records = values, [functions.record(candidates)]
+  if settings.lookahead:
+    deciding, further = _look_ahead(
+      settings, functions, key, problem_id, round_index, beam, candidates, ended
+    )
+    records += further
+  beam = _advance(
+    settings,
+    functions.keep,
+    key,
+    problem_id,
+    alpha,
+    round_index,
+    beam,
+    candidates,
+    ended,
+    values,
+    deciding,
+    functions.identity(candidates) if settings.merge else None,
+  )
+  return beam, jax.tree.map(lambda *x: jnp.stack(x), *records)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _advance(
+  settings: Settings,
+  keep_fn: Keep,
   key: jax.Array,
   problem_id: Int[Array, "B"],
   alpha: Real[Array, "*#B"] | float,
-  round_index: Int[Array, ""] | int,
+  round_index: Int[Array, ""],
   beam: Beam,
   candidates: PyTree,
   ended: Bool[Array, "B N C"],
   values: tuple[Float[Array, "B N C"], Float[Array, "B N C"]],
-  ahead: tuple[Float[Array, "B N C"], Float[Array, "B N C"]] | None = None,
-  *,
-  keep_fn: Keep,
-  identity: Int[Array, "B N C D"] | None = None,
+  deciding: tuple[Float[Array, "B N C"], Float[Array, "B N C"]],
+  identity: Int[Array, "B N C D"] | None,
 ) -> Beam:
-  """The beam after a round, of its candidates and their values.
-
-  Args:
-    settings: of the search.
-    key: of the search.
-    problem_id: addresses.
-    alpha: weight of progress.
-    round_index: h, how many steps the beam's traces have.
-    beam: that the candidates continue.
-    candidates: leaves [B, N, C, …].
-    ended: which of them have ended.
-    values: of the candidates under policy and prover.
-    ahead: values that candidates are judged by; None for their own.
-    keep_fn: makes the next state.
-    identity: see `selection.choose`.
-  """
+  """The beam after a round; of `deciding` values rewards are made."""
   q_policy, q_prover = (x.astype(jnp.float32) for x in values)
-  judged = (q_policy, q_prover) if ahead is None else ahead
   before = beam.q_prover[:, :, round_index, None]
   alpha = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), len(q_policy))
   reward = jax.vmap(
     lambda q, adv, alpha: advantages.effective_reward(q, adv, alpha=alpha)
-  )(judged[0], judged[1] - before, alpha)
+  )(deciding[0], deciding[1] - before, alpha)
   survivor_key = jax.random.fold_in(key, _SURVIVORS)
-  index = jnp.asarray(round_index, jnp.int32)
+  address = problem_id, jnp.broadcast_to(round_index, problem_id.shape)
   chosen = selection.choose(
     settings,
-    randomness.row_keys(
-      survivor_key, (problem_id, jnp.broadcast_to(index, problem_id.shape))
-    ),
+    randomness.row_keys(survivor_key, address),
     reward,
     beam.valid,
     beam.finished,
     beam.q_policy[..., -1],
-    settings.slots(index + 1),
     identity,
   )
   after = jnp.arange(settings.num_steps + 1) > round_index
@@ -365,34 +394,19 @@ def advance(
   return dataclasses.replace(out, chosen=best(out))
 
 
-def best(beam: Beam) -> Int[Array, "B"]:
-  """The answer: the highest `q_policy` of traces that have ended.
-
-  The first of equal ones; if none has ended, of those that have not.
-  """
-  order = jnp.lexsort(
-    (-beam.q_policy[..., -1], ~beam.finished, ~beam.valid), axis=-1
-  )
-  return order[:, 0].astype(jnp.int32)
-
-
-def look_ahead(
+def _look_ahead(
   settings: Settings,
-  sample_step_fn: SampleStep,
-  value_fn: Value,
+  functions: Functions,
   key: jax.Array,
   problem_id: Int[Array, "B"],
   round_index: Int[Array, ""],
   beam: Beam,
   candidates: PyTree,
   ended: Bool[Array, "B N C"],
-  *,
-  keep_fn: Keep,
-  record_fn: Callable[[PyTree], PyTree],
 ) -> tuple[tuple[Array, Array], list[PyTree]]:
   """Values of candidates after `settings.lookahead` further sampled steps.
 
-  A trace that ends before is judged where it ends. Also gives the records of
+  A trace that ends before has the value of its end. Also gives the records of
   these steps, in the shape of the candidates'.
   """
   batch, num_beams, num = ended.shape
@@ -401,72 +415,20 @@ def look_ahead(
   everybody = everybody.reshape(rows.shape)
   finished = ended.reshape(rows.shape)
   every = Chosen(rows // num, rows % num, everybody, ~everybody)
-  state = keep_fn(beam.state, candidates, every)
+  state = functions.keep(beam.state, candidates, every)
   records = []
   for ahead in range(settings.lookahead):
     ahead_key = jax.random.fold_in(jax.random.fold_in(key, _LOOKAHEAD), ahead)
     keys = candidate_keys(ahead_key, problem_id, rows.shape[1], round_index, 1)
-    further, now = sample_step_fn(keys, state)
+    further, now = functions.sample_step(keys, state)
     records.append(
       jax.tree.map(
-        lambda x: x.reshape(*ended.shape, *x.shape[3:]), record_fn(further)
+        lambda x: x.reshape(*ended.shape, *x.shape[3:]),
+        functions.record(further),
       )
     )
     stay = Chosen(rows, jnp.zeros_like(rows), everybody, finished)
-    state = keep_fn(state, further, stay)
+    state = functions.keep(state, further, stay)
     finished |= now[..., 0]
-  values = value_fn(state)
-  return tuple(q.reshape(ended.shape) for q in values), records
-
-
-def _round(
-  settings: Settings,
-  sample_step_fn: SampleStep,
-  value_fn: Value,
-  identity_fn: Any,
-  keep_fn: Keep,
-  record_fn: Any,
-  key: jax.Array,
-  problem_id: Array,
-  alpha: Any,
-  round_index: Array,
-  beam: Beam,
-) -> tuple[Beam, PyTree]:
-  keys = candidate_keys(
-    key, problem_id, settings.num_beams, round_index, settings.num_candidates
-  )
-  candidates, ended = sample_step_fn(keys, beam.state)
-  ahead, records = None, []
-  if settings.lookahead:
-    ahead, records = look_ahead(
-      settings,
-      sample_step_fn,
-      value_fn,
-      key,
-      problem_id,
-      round_index,
-      beam,
-      candidates,
-      ended,
-      keep_fn=keep_fn,
-      record_fn=record_fn,
-    )
-  beam = _advance(
-    settings,
-    key,
-    problem_id,
-    alpha,
-    round_index,
-    beam,
-    candidates,
-    ended,
-    tuple(map(jnp.asarray, value_fn(candidates))),
-    ahead,
-    keep_fn=keep_fn,
-    identity=identity_fn(candidates) if settings.merge else None,
-  )
-  records = [record_fn(candidates), *records]
-  return beam, jax.tree.map(lambda *x: jnp.stack(x), *records)
-
-
-_advance = jax.jit(advance, static_argnames=("settings", "keep_fn"))
+  values = functions.value(state)
+  return tuple(jnp.asarray(q).reshape(ended.shape) for q in values), records

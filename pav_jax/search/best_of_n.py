@@ -77,8 +77,8 @@ def pav_scores(
   """PAV-as-ORM: the aggregated effective reward `Q^π + α A^μ` of the steps.
 
   Args:
-    q_policy: of the prefixes.
-    q_prover: likewise.
+    q_policy: values of the prefixes under the policy.
+    q_prover: the same under the prover.
     mask: which steps exist.
     alpha: weight of progress.
     how: see `aggregate`.

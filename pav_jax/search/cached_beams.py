@@ -7,6 +7,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
@@ -14,24 +15,25 @@ from pav_jax.policies import sampling
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.rollout import Rollout
 from pav_jax.search import beam as beam_lib
-from pav_jax.search import judging, stepping
-from pav_jax.search.judging import Judge
+from pav_jax.search import stepping
 from pav_jax.search.selection import Settings
+from pav_jax.search.value_function import ValueFunction
 
 
 @jax.tree_util.register_dataclass
 @typing.no_type_check  # transformations unflatten it with leaves of any kind
 @dataclasses.dataclass(frozen=True)
-class Found:
-  """What a search has found for B problems.
+class SearchResult:
+  """The last beams of B problems, and what it took to get there.
 
   Attributes:
     rollout: leaves [B, N, …], the traces of the last beam, outcome NaN;
       `sample_id` is the beam.
     valid: which of them there are.
     finished: which have ended; none goes on after `max_steps` rounds.
-    q_policy: of their prefixes.
-    q_prover: likewise.
+    q_policy: values of their prefixes under the policy; 0 of a whole response
+      that the length limit has cut off.
+    q_prover: the same under the prover.
     chosen: the answers, indices of beams.
     start: tokens before each step that was sampled: in round h, the candidates'
       and then those that looked ahead of them; 0 where there was none.
@@ -58,7 +60,7 @@ class Found:
 def search(
   policy: LanguageModel,
   params: PyTree,
-  judge: Judge,
+  value_function: ValueFunction,
   key: jax.Array,
   prompts: Int[ArrayLike, "B S"],
   prompt_len: Int[ArrayLike, "B"],
@@ -67,17 +69,20 @@ def search(
   settings: Settings,
   alpha: Real[ArrayLike, "*#B"],
   max_step_tokens: int | None = None,
-) -> Found:
+) -> SearchResult:
   """Searches many problems at once; see `beam.beam_search`.
 
-  A problem is read once. Steps are sampled behind kept caches, and verifiers
-  read each step behind theirs; then all rounds are one loop on the device.
-  Other judges get whole traces after each round. What is found is the same.
+  A problem is read once. Steps are sampled behind prefix caches, and provers
+  that can read each step behind theirs; then all rounds are one loop on the
+  device. Other provers get whole traces after each round. The result is the
+  same.
+
+  A response that ends without the end token was cut off, and is worth 0.
 
   Args:
     policy: samples the steps.
     params: of its network.
-    judge: of prefixes.
+    value_function: of prefixes.
     key: of the run. A candidate's step is drawn as `policy.complete` draws
       completion c of prefix h of the problem's sample n, with candidate c,
       round h and beam n.
@@ -86,7 +91,7 @@ def search(
     problem_id: addresses of their randomness.
     settings: of the search; `num_steps` is `policy.max_steps`.
     alpha: weight of progress, one number or one for each problem.
-    max_step_tokens: a step that has so many ends its response; None for
+    max_step_tokens: a step that has so many cuts off its response; None for
       `policy.max_new_tokens`. Bounds memory.
 
   Raises:
@@ -116,39 +121,39 @@ def search(
       f"{policy.max_new_tokens}, expected a sum of at most max_length = "
       f"{policy.config.max_length}"
     )
-  alpha = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), len(prompts))
-  max_step_tokens = min(max_step_tokens, policy.max_new_tokens)
   room = sampling.bucket(prompts.shape[1]) - prompts.shape[1]
-  prompts = jnp.pad(prompts, ((0, 0), (0, room)))
-  run = _on_device if judge.is_cached else _on_host
-  found = run(
+  run = _on_device if value_function.is_cached else _on_host
+  result = run(
     policy,
     params,
-    judge,
+    value_function,
     key,
-    prompts,
+    jnp.pad(prompts, ((0, 0), (0, room))),
     prompt_len,
     problem_id,
-    alpha,
+    jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), len(prompts)),
     settings=settings,
-    max_step_tokens=max_step_tokens,
+    max_step_tokens=min(max_step_tokens, policy.max_new_tokens),
   )
   # Room that prompts were given to fit a bucket.
   rollout = dataclasses.replace(
-    found.rollout,
-    tokens=found.rollout.tokens[..., :width],
-    logp=found.rollout.logp[..., :width],
+    result.rollout,
+    tokens=result.rollout.tokens[..., :width],
+    logp=result.rollout.logp[..., :width],
   )
-  return dataclasses.replace(found, rollout=rollout)
+  return dataclasses.replace(result, rollout=rollout)
 
 
-@functools.partial(
+_compiled = functools.partial(
   jax.jit, static_argnames=("policy", "settings", "max_step_tokens")
 )
+
+
+@_compiled
 def _on_device(
   policy,
   params,
-  judge,
+  value_function,
   key,
   prompts,
   prompt_len,
@@ -157,12 +162,12 @@ def _on_device(
   *,
   settings,
   max_step_tokens,
-) -> Found:
-  """Verifiers that keep what they read: one program."""
+) -> SearchResult:
+  """Provers with prefix caches: one program."""
   state = _start(
     policy,
     params,
-    judge,
+    value_function,
     prompts,
     prompt_len,
     settings=settings,
@@ -170,25 +175,25 @@ def _on_device(
   )
   beam, records = beam_lib.search_from(
     beam_lib.start(settings, state, *(q[:, 0] for q in state.values)),
-    functools.partial(stepping.sample_step, policy, params, judge),
-    lambda state: state.values,
+    beam_lib.Functions(
+      functools.partial(stepping.sample_step, policy, params, value_function),
+      value=lambda state: state.values,
+      keep=Partial(stepping.keep, value_function),
+      identity=lambda candidates: candidates.tokens,
+      record=_record,
+    ),
     key,
     settings=settings,
     alpha=alpha,
     problem_id=problem_id,
-    identity_fn=lambda candidates: candidates.tokens,
-    keep_fn=stepping.Keep(
-      policy.config, tuple(map(judging.network, judge.verifiers))
-    ),
-    record_fn=_record,
   )
-  return _found(beam, records, problem_id)
+  return _result(beam, records, problem_id)
 
 
 def _on_host(
   policy,
   params,
-  judge,
+  value_function,
   key,
   prompts,
   prompt_len,
@@ -197,8 +202,8 @@ def _on_host(
   *,
   settings,
   max_step_tokens,
-) -> Found:
-  """Any judge, given whole traces: rounds are a loop of Python's."""
+) -> SearchResult:
+  """Any provers, given whole traces: rounds are a loop of Python's."""
   state = _start(
     policy,
     params,
@@ -208,45 +213,43 @@ def _on_host(
     settings=settings,
     max_step_tokens=max_step_tokens,
   )
-
-  def values(state):
-    return _judge_traces(judge, key, state, problem_id)
-
-  def sample(keys, state):
-    return _sample(policy, params, keys, state)
-
-  first = jax.tree.map(lambda x: x[:, :1], _traces(state))
-  q_policy, q_prover = values(first)
+  values = functools.partial(_evaluate, value_function, key, problem_id)
   beam, records = beam_lib.search_from(
-    beam_lib.start(settings, state, q_policy[:, 0], q_prover[:, 0]),
-    sample,
-    values,
+    beam_lib.start(settings, state, *(q[:, 0] for q in values(state, 1))),
+    beam_lib.Functions(
+      lambda keys, state: _sample(policy, params, keys, state),
+      value=values,
+      keep=Partial(stepping.keep, None),
+      identity=lambda candidates: candidates.tokens,
+      record=_record,
+    ),
     key,
     settings=settings,
     alpha=alpha,
     problem_id=problem_id,
-    identity_fn=lambda candidates: candidates.tokens,
-    keep_fn=stepping.Keep(policy.config),
-    record_fn=_record,
     on_device=False,
   )
-  return _found(beam, records, problem_id)
+  return _result(beam, records, problem_id)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("policy", "settings", "max_step_tokens")
-)
+@_compiled
 def _start(
-  policy, params, judge, prompts, prompt_len, *, settings, max_step_tokens
+  policy,
+  params,
+  value_function,
+  prompts,
+  prompt_len,
+  *,
+  settings,
+  max_step_tokens,
 ):
-  shape = (len(prompts), settings.num_beams)
   return stepping.start(
     policy,
     params,
-    judge,
+    value_function,
     prompts,
     prompt_len,
-    jnp.broadcast_to(settings.slots(0), shape),
+    num_beams=settings.num_beams,
     width=sampling.bucket(prompts.shape[1] + policy.max_new_tokens),
     max_step_tokens=max_step_tokens,
   )
@@ -257,28 +260,32 @@ def _sample(policy, params, keys, state):
   return stepping.sample_step(policy, params, None, keys, state)
 
 
-def _traces(state) -> tuple[Array, Array, Array]:
-  return state.tokens, state.logp, state.prefix_len
+def _evaluate(value_function, key, problem_id, state, num_beams=None):
+  """Values of the last prefix of each trace of beams or candidates.
 
-
-def _judge_traces(judge, key, state, problem_id):
-  """Values of the last prefix of each trace, of leaves [B, …, T]."""
-  if not isinstance(state, tuple):
-    state = _traces(state)
-  tokens, logp, prefix_len = state
-  shape = tokens.shape[:-1]
-  rows = int(np.prod(shape))
-  each = np.arange(rows) % (rows // shape[0])
+  Args:
+    value_function: that reads whole traces.
+    key: of the run.
+    problem_id: of the problems.
+    state: of beams or candidates, leaves [B, N, …].
+    num_beams: the first ones that are evaluated; None for all.
+  """
+  tokens, logp, prefix_len, cut = (
+    x[:, :num_beams]
+    for x in (state.tokens, state.logp, state.prefix_len, state.cut)
+  )
+  each = cut[0].size
   rollout = Rollout(
-    tokens=tokens.reshape(rows, -1),
-    logp=logp.reshape(rows, -1),
-    prefix_len=prefix_len.reshape(rows, -1),
-    outcome=jnp.full(rows, jnp.nan),
-    problem_id=jnp.repeat(problem_id, rows // shape[0]),
-    sample_id=jnp.asarray(each, jnp.int32),
+    tokens=tokens.reshape(cut.size, -1),
+    logp=logp.reshape(cut.size, -1),
+    prefix_len=prefix_len.reshape(cut.size, -1),
+    outcome=jnp.full(cut.size, jnp.nan),
+    problem_id=jnp.repeat(problem_id, each),
+    sample_id=jnp.tile(jnp.arange(each, dtype=jnp.int32), len(cut)),
   )
   return tuple(
-    jnp.asarray(q)[:, -1].reshape(shape) for q in judge(key, rollout)
+    jnp.where(cut, 0.0, q[:, -1].reshape(cut.shape))
+    for q in value_function(key, rollout)
   )
 
 
@@ -287,7 +294,7 @@ def _record(candidates: stepping.Candidates) -> tuple[Array, Array]:
   return jnp.where(count > 0, candidates.start, 0), count
 
 
-def _found(beam, records, problem_id) -> Found:
+def _result(beam, records, problem_id) -> SearchResult:
   state = beam.state
   shape = beam.valid.shape
   start, count = (jnp.moveaxis(x, 2, 0) for x in records)
@@ -304,7 +311,7 @@ def _found(beam, records, problem_id) -> Found:
   q_policy, q_prover = (
     jnp.where(whole, q[..., -1:], q) for q in (beam.q_policy, beam.q_prover)
   )
-  return Found(
+  return SearchResult(
     rollout=rollout,
     valid=beam.valid,
     finished=beam.finished,

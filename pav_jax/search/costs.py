@@ -1,10 +1,11 @@
-"""What methods cost: tokens, operations of networks, and accuracy for them.
+"""What methods cost: tokens, and FLOPs of networks.
 
 A token is charged one pass through a network that reads it, whoever drew it.
 Problems are read once, whatever the number of samples or beams, by the policy
 and by a verifier: for every method alike.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ class Cost:
     generated: tokens drawn from the policy, C candidates of each step and
       steps that looked ahead among them.
     prefill: tokens of problems that the policy read.
-    policy_flops: operations of the policy's network.
+    policy_flops: FLOPs of the policy's network.
     verifier_tokens: tokens that verifiers read.
-    verifier_flops: operations of their networks.
+    verifier_flops: FLOPs of their networks.
   """
 
   generated: Float[np.ndarray, "B"]
@@ -41,7 +42,7 @@ class Cost:
 
   @property
   def flops(self) -> Float[np.ndarray, "B"]:
-    """All operations."""
+    """All FLOPs."""
     return self.policy_flops + self.verifier_flops
 
   def rows(self) -> list[dict[str, float]]:
@@ -63,7 +64,7 @@ def pass_flops(
   *,
   logits: bool,
 ) -> Float[np.ndarray, "*B"]:
-  """Operations of reading tokens start … start + count - 1 of a text.
+  """FLOPs of reading tokens start … start + count - 1 of a text.
 
   Two for every multiplication of a product: with parameters, of queries with
   the keys that they see, and of weights with values.
@@ -82,10 +83,10 @@ def pass_flops(
     each += config.width * config.vocab_size
   count = np.asarray(count, np.float64)
   stop = start + count
-  pairs = config.num_layers // 2
+  windows = collections.Counter(spec.window for spec in config.layers)
   seen = sum(
-    pairs * (_seen(stop, window) - _seen(start, window))
-    for window in (config.sliding_window, math.inf)
+    number * (_seen(stop, window) - _seen(start, window))
+    for window, number in windows.items()
   )
   return 2 * (each * count + 2 * heads * seen)
 
@@ -93,7 +94,7 @@ def pass_flops(
 def _seen(num, window):
   """Keys that the first `num` tokens see, Σ min(i + 1, window)."""
   num = np.asarray(num, np.float64)
-  full = np.minimum(num, window)
+  full = np.minimum(num, math.inf if window is None else window)
   return full * (full + 1) / 2 + np.where(num > full, (num - full) * full, 0.0)
 
 
@@ -135,7 +136,7 @@ def of_steps(
 
   Args:
     policy: its network.
-    verifiers: theirs; empty if nothing is judged.
+    verifiers: their networks; empty if nothing is evaluated.
     start: tokens before each step, or before each response.
     count: its tokens.
   """
@@ -162,7 +163,8 @@ def of_samples(
 
   Args:
     policy: its network.
-    verifiers: theirs; empty where nothing is judged, as in plain voting.
+    verifiers: their networks; empty where nothing is evaluated, as in plain
+      voting.
     prompt_len: of the problems.
     length: tokens of problem and response, of S samples.
     num: N.

@@ -91,9 +91,9 @@ def compute_efficiency(
 
   Args:
     accuracy: of the method.
-    cost: likewise.
+    cost: of the method.
     reference_accuracy: of the reference, at one size.
-    reference_cost: likewise.
+    reference_cost: of the reference, at that size.
     num_resamples: sets of problems.
     seed: of their choice.
   """
@@ -110,8 +110,10 @@ def compute_efficiency(
 
   number = len(accuracy)
   rng = np.random.default_rng(seed)
-  found = [of(rng.integers(number, size=number)) for _ in range(num_resamples)]
-  low, high = np.quantile(found, [0.025, 0.975], method="nearest")
+  factors = [
+    of(rng.integers(number, size=number)) for _ in range(num_resamples)
+  ]
+  low, high = np.quantile(factors, [0.025, 0.975], method="nearest")
   # A factor of 0 stands for sets in which the method never gets there.
   value, low, high = (
     float(x) or None for x in (of(np.arange(number)), low, high)

@@ -21,15 +21,12 @@ class Settings:
     num_candidates: C, next steps that are sampled from each prefix (App. C: 3).
     num_trees: M, divides N. Each has N / M of the beams, and a candidate
       competes with those of its own tree only: diverse verifier tree search.
-    lookahead: k further steps are sampled from a candidate, and it is judged by
-      the values after them.
+    lookahead: further steps that are sampled from a candidate, whose reward is
+      made of the values after them; 0 for its own values.
     merge: of equal prefixes keep the first alone; what they leave free stays
       empty if there are too few others.
     temperature: None to keep the best; a number > 0 to draw survivors without
       replacement, in proportion to exp(reward / temperature).
-    widths: for each round, how many prefixes are expanded in it, each a
-      multiple of M and at most N; the last number also is how many are kept in
-      the end. None for N throughout.
 
   Raises:
     ValueError: if a number is out of its range.
@@ -42,7 +39,6 @@ class Settings:
   lookahead: int = 0
   merge: bool = False
   temperature: float | None = None
-  widths: tuple[int, ...] | None = None
 
   def __post_init__(self):
     for name, least in (
@@ -65,31 +61,6 @@ class Settings:
       raise ValueError(
         f"temperature is {self.temperature}, expected > 0, or None for the best"
       )
-    if self.widths is None:
-      return
-    widths = tuple(self.widths)
-    object.__setattr__(self, "widths", widths)
-    if len(widths) != self.num_steps or any(
-      not 0 < w <= self.num_beams or w % self.num_trees for w in widths
-    ):
-      raise ValueError(
-        f"widths are {widths}, expected one for each of {self.num_steps} "
-        f"rounds, multiples of num_trees = {self.num_trees} in 1 … "
-        f"{self.num_beams}"
-      )
-
-  def width(self, round_index: Int[Array, ""] | int) -> Int[Array, ""]:
-    """How many prefixes a round expands; after the last, how many are left."""
-    widths = self.widths or (self.num_beams,) * self.num_steps
-    at = jnp.minimum(round_index, self.num_steps - 1)
-    return jnp.asarray(widths, jnp.int32)[at]
-
-  def slots(self, round_index: Int[Array, ""] | int) -> Bool[Array, "N"]:
-    """Which beams a round may use: the first ones of each tree."""
-    each = self.num_beams // self.num_trees
-    return jnp.arange(self.num_beams) % each < (
-      self.width(round_index) // self.num_trees
-    )
 
 
 class Chosen(NamedTuple):
@@ -115,7 +86,6 @@ def choose(
   valid: Bool[Array, "B N"],
   finished: Bool[Array, "B N"],
   q_policy: Float[Array, "B N"],
-  slots: Bool[Array, "N"],
   identity: Int[Array, "B N C D"] | None = None,
 ) -> Chosen:
   """The candidates with the highest rewards, or a draw of them.
@@ -130,7 +100,6 @@ def choose(
     valid: which beams there are.
     finished: whose traces have ended, so that their candidates mean nothing.
     q_policy: values of the traces, for those that have ended.
-    slots: which beams the next round may use.
     identity: candidates that agree in it are the same; None if `settings` do
       not merge.
   """
@@ -167,7 +136,7 @@ def choose(
   return Chosen(
     parent=jnp.where(over, jnp.arange(num_beams), parent),
     candidate=jnp.where(over, 0, (order % num).reshape(batch, num_beams)),
-    valid=jnp.where(over, valid, chosen(usable) & slots),
+    valid=jnp.where(over, valid, chosen(usable)),
     stays=jnp.where(over, valid, chosen(stays)),
   )
 

@@ -35,13 +35,13 @@ def best_alpha(
       f"there are {len(alphas)} alphas and answers to {len(correct)}, expected "
       "as many, and at least one"
     )
-  found = [efficiency.mean_and_error(row) for row in correct]
-  best = int(np.argmax([mean for mean, _ in found]))
+  scores = [efficiency.mean_and_error(row) for row in correct]
+  best = int(np.argmax([mean for mean, _ in scores]))
   return {
     "alpha": float(alphas[best]),
     "alphas": [float(alpha) for alpha in alphas],
-    "accuracy": [mean for mean, _ in found],
-    "standard_error": [error for _, error in found],
+    "accuracy": [mean for mean, _ in scores],
+    "standard_error": [error for _, error in scores],
     "to_best": [
       efficiency.mean_and_error(row - correct[best]) for row in correct
     ],

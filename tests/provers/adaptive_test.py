@@ -3,7 +3,12 @@ import numpy as np
 import pytest
 
 from pav_jax import complementarity
-from pav_jax.provers.adaptive import AdaptiveK, loss_weight_for, sampled_terms
+from pav_jax.provers.adaptive import AdaptiveK
+from pav_jax.provers.base import PolicyValues
+from pav_jax.provers.best_of_k import BestOfK
+from pav_jax.provers.rollout_values import ClosedForm
+from pav_jax.provers.sampled_terms import sampled_terms
+from pav_jax.rollout import Rollout
 
 # One step from one state, π = (1/2, 1/4, 1/4) with Q = (0, 0.2, 0.6), so V is
 # 0.2: every action as often as it is likely, and outcomes at their mean.
@@ -53,29 +58,51 @@ def test_progress_is_largest_inside_and_the_bound_at_the_end():
   assert np.argmax(found.progress) == 1 and np.argmax(found.bound) == 2
 
 
-def test_losses_weigh_what_they_are_told_to():
-  # The same steps: gains of (0.9^K − 0.8^K) / 2 and losses of (1 − 0.9^K) / 2.
-  values = jnp.array([[0.1, 0.2], [0.1, 0.0]])
-  ks = np.array([1.0, 4.0, 8.0, 32.0])
-  gain, loss = (0.9**ks - 0.8**ks) / 2, (1 - 0.9**ks) / 2
-  for weight, best in ((0.0, 8), (0.5, 4), (1.0, 1)):
-    terms = sampled_terms(
-      values,
-      jnp.zeros(2),
-      LENGTHS[:2],
-      jnp.asarray(ks, jnp.float32),
-      loss_weight=weight,
-    )
-    want = gain - weight * loss
-    np.testing.assert_allclose(terms.progress, want, atol=1e-6)
-    # All at full weight the sum telescopes, and K = 1 is best.
-    assert ks[np.argmax(terms.progress)] == best
+def rollout_of(q, outcome):
+  """Rollouts of a step each, and the prover that gives them q."""
+  rows = len(q)
+  ids = np.arange(rows, dtype=np.int32)
+  rollout = Rollout(
+    tokens=np.ones((rows, 2), np.int32),
+    logp=np.zeros((rows, 2), np.float32),
+    prefix_len=np.array([[1, 2]] * rows, np.int32),
+    outcome=np.asarray(outcome, np.float32),
+    problem_id=ids,
+    sample_id=ids,
+  )
+  return rollout, ClosedForm(lambda rollout: np.asarray(q))
 
 
-def test_what_the_reward_does_not_punish_k_is_not_chosen_to_avoid():
-  assert loss_weight_for(None, 1.0) == 0.5
-  assert loss_weight_for(None, 0.0) == 0.0
-  assert loss_weight_for(0.5, 0.0) == 0.5
+@pytest.mark.parametrize("by, k", [("progress", 4.0), ("bound", 32.0)])
+def test_values_are_best_of_the_k_that_is_best_on_these_rollouts(by, k):
+  # The numbers of the test above.
+  rollout, one = rollout_of([[0.1, 0.2], [0.1, 0.0]], [0.0, 0.0])
+  prover = AdaptiveK(one, (1, 4, 32), by)
+  np.testing.assert_allclose(
+    prover(None, rollout), BestOfK(one, k)(None, rollout), rtol=1e-6
+  )
+  metrics = prover.metrics(one(None, rollout), rollout)
+  assert metrics["k"] == k
+  terms = sampled_terms(
+    one(None, rollout), rollout.outcome, rollout.prefix_len, jnp.array([k])
+  )
+  for name, term in terms._asdict().items():
+    np.testing.assert_allclose(metrics[name], term[0], rtol=1e-6)
+
+
+def test_losses_that_do_not_count_leave_the_largest_gain():
+  # (0.9^K − 0.8^K) / 2 grows up to K of about 7.
+  rollout, one = rollout_of([[0.1, 0.2], [0.1, 0.0]], [0.0, 0.0])
+  ks = (1, 4, 7, 32)
+  assert AdaptiveK(one, ks).choose(one(None, rollout), rollout) == 4
+  bold = AdaptiveK(one, ks, loss_weight=0.0)
+  assert bold.choose(one(None, rollout), rollout) == 7
+
+
+def test_rollouts_without_outcomes_are_refused():
+  rollout, one = rollout_of([[0.1, 0.2]], [np.nan])
+  with pytest.raises(ValueError, match="expected graded ones"):
+    AdaptiveK(one)(None, rollout)
 
 
 def test_steps_past_the_end_do_not_count():
@@ -93,11 +120,10 @@ def test_steps_past_the_end_do_not_count():
   [
     ({"ks": ()}, r"ks are \(\)"),
     ({"ks": (0.5,)}, "expected numbers from 1 up"),
-    ({"every": 0}, "every is 0"),
+    ({"loss_weight": -1.0}, "loss_weight is -1.0"),
     ({"by": "luck"}, "by is 'luck'"),
-    ({"loss_weight": -0.5}, "loss_weight is -0.5"),
   ],
 )
 def test_bad_settings(settings, message):
   with pytest.raises(ValueError, match=message):
-    AdaptiveK(**settings)
+    AdaptiveK(PolicyValues(), **settings)

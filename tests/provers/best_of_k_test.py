@@ -1,9 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pav_jax.problems.planted import Planted
+from pav_jax.provers.base import FixedProver
 from pav_jax.provers.best_of_k import BestOfK
 from pav_jax.provers.procedural import Procedural
 
@@ -36,10 +39,14 @@ def test_best_of_1_is_the_policy_and_best_of_best_multiplies(rollout):
 
 
 def test_the_key_reaches_the_other_prover(rollout):
-  def noise(key, rollout):
-    return jax.random.uniform(key, rollout.prefix_len.shape)
+  @dataclasses.dataclass(frozen=True)
+  class Noise(FixedProver):
+    placement = "device"
 
-  key = jax.random.key(3)
+    def __call__(self, key, rollout):
+      return jax.random.uniform(key, rollout.prefix_len.shape)
+
+  key, noise = jax.random.key(3), Noise()
   got = BestOfK(noise, 2.0)(key, rollout)
   np.testing.assert_allclose(got, 1 - (1 - noise(key, rollout)) ** 2, rtol=1e-5)
 

@@ -8,9 +8,9 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.provers.completions import (
+  CompletionStatistics,
   Jobs,
   LanguageModelCompletions,
-  Work,
   _packed,
   count_correct,
 )
@@ -52,7 +52,7 @@ class CountTokens:
   Unlike the grade of a model that never learnt anything it tells rows apart.
   """
 
-  def outcomes(self, rollout):
+  def grade(self, rollout):
     return (np.asarray(rollout.tokens).sum(-1) % 2 == 0).astype(np.float32)
 
 
@@ -61,7 +61,7 @@ def test_counts_are_those_of_complete(params, traces):
   twice = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), traces)
   prefixes = np.tile(np.array([[0, 1], [2, 3]], np.int32), (10, 1))
   every = POLICY.complete(params, KEY, twice, num_samples=4, prefixes=prefixes)
-  outcome = CountTokens().outcomes(every).reshape(10, 4, 4).sum(-1)
+  outcome = CountTokens().grade(every).reshape(10, 4, 4).sum(-1)
   mask = np.ones((10, 4), bool)
   mask[:, 3] = mask[3, 1] = mask[4] = False
   jobs = Jobs.of(mask)
@@ -81,8 +81,13 @@ def test_counts_are_those_of_complete(params, traces):
   assert work.useful <= work.slots
 
 
-def nothing(traces, prefixes, number):
-  raise AssertionError("called")
+class Nothing:
+  """A `CompleteFn` that nobody is to call."""
+
+  def __call__(self, traces, prefixes, number):
+    raise AssertionError("called")
+
+  slots = __call__
 
 
 def test_packing():
@@ -110,8 +115,10 @@ def test_packing():
 
 def test_without_jobs_nothing_is_called(traces):
   none = Jobs(np.zeros(0, int), np.zeros(0, int))
-  found, work = count_correct(nothing, PROBLEM, traces, none, num_completions=4)
-  assert found.shape == (0,) and work == Work()
+  found, work = count_correct(
+    Nothing(), PROBLEM, traces, none, num_completions=4
+  )
+  assert found.shape == (0,) and work == CompletionStatistics()
 
 
 def test_refuses_bad_numbers(traces):
@@ -119,5 +126,5 @@ def test_refuses_bad_numbers(traces):
     numbers = {"num_completions": 1, "rows_per_call": 1} | {name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):
       count_correct(
-        nothing, PROBLEM, traces, Jobs.of(np.ones((1, 1), bool)), **numbers
+        Nothing(), PROBLEM, traces, Jobs.of(np.ones((1, 1), bool)), **numbers
       )

@@ -6,7 +6,7 @@ import numpy as np
 
 from pav_jax.policies.made_policy import MadePolicy, rollout_from_tokens
 from pav_jax.problems.planted import Planted
-from pav_jax.provers.importance import action_values
+from pav_jax.provers.importance import ImportanceSampling
 from pav_jax.provers.procedural import Procedural
 
 PROBLEM = Planted(planted=(1, 2), length=3, vocab_size=4)
@@ -51,18 +51,16 @@ def test_estimates_lie_within_their_own_error_of_exact_values():
     jnp.zeros(3, jnp.int32),
     jnp.arange(3),
   )
+  prover = ImportanceSampling(PROBLEM, proposal, NUM_SAMPLES)
+  prover = prover.with_policy(POLICY, params)
+  assert prover.with_policy(None, ()) is prover
   got = jax.jit(
-    lambda params, key, rollout: action_values(
-      POLICY,
-      params,
-      PROBLEM,
-      proposal,
-      key,
-      rollout,
-      num_samples=NUM_SAMPLES,
+    lambda prover, rollout: (
+      prover.action_values(jax.random.key(1), rollout),
+      prover(jax.random.key(2), rollout),
     )
-  )(params, jax.random.key(1), rollout)
-  got = np.asarray(got)
+  )(prover, rollout)
+  got, q = map(np.asarray, got)
   assert got.shape == (3, 3, 4)
   uncertain = 0
   for b, h, a in np.ndindex(3, 3, 4):
@@ -75,3 +73,12 @@ def test_estimates_lie_within_their_own_error_of_exact_values():
     assert abs(got[b, h, a] - value) <= 4 * sigma + 1e-5
     uncertain += sigma > 1e-3
   assert uncertain >= 8
+  # And of prefixes, whose lengths are those of the rollouts.
+  for b, h in np.ndindex(3, 4):
+    length = int(rollout.prefix_len[b, h])
+    begins = (grid[:, :length] == tokens[b, :length]).all(-1)
+    p, m = pi[begins, length:].prod(-1), mu[begins, length:].prod(-1)
+    value = (p * correct[begins]).sum()
+    variance = (p**2 / m * correct[begins]).sum() - value**2
+    sigma = np.sqrt(max(variance, 0) / NUM_SAMPLES)
+    assert abs(q[b, h] - value) <= 4 * sigma + 1e-5

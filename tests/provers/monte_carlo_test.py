@@ -1,8 +1,13 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.made_policy import MadePolicy
+from pav_jax.problems.chain import Chain
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.monte_carlo import MonteCarlo, fit
 
@@ -63,7 +68,7 @@ def exact(params, rollout):
 
 
 def test_values_lie_within_binomial_error_of_exact_ones(params, rollout, exact):
-  prover = MonteCarlo(params, POLICY, PROBLEM, NUM_ROLLOUTS)
+  prover = MonteCarlo(PROBLEM, NUM_ROLLOUTS, POLICY, params)
   q = score(prover, jax.random.key(2), rollout)
   # 60 values of 500 Bernoulli trials each: 4 standard deviations for the single
   # one, and for the mean of the standardised squares, of variance 2 / n.
@@ -81,7 +86,7 @@ def test_values_lie_within_binomial_error_of_exact_ones(params, rollout, exact):
 def test_finished_prefixes_have_their_outcome(params, rollout):
   outcome = grade(rollout)
   assert 0 < outcome.sum() < len(outcome)
-  prover = MonteCarlo(params, POLICY, PROBLEM, 2)
+  prover = MonteCarlo(PROBLEM, 2, POLICY, params)
   q = score(prover, jax.random.key(3), rollout)
   finished = rollout.prefix_len == rollout.prefix_len[:, -1:]
   assert finished[:, :-1].any()
@@ -94,7 +99,7 @@ def test_finished_prefixes_have_their_outcome(params, rollout):
 
 
 def test_values_do_not_depend_on_batch_mates(params, rollout):
-  prover = MonteCarlo(params, POLICY, PROBLEM, 2)
+  prover = MonteCarlo(PROBLEM, 2, POLICY, params)
   whole = score(prover, jax.random.key(3), rollout)
   rows = np.array([7, 1, 10])
   few = score(
@@ -105,10 +110,89 @@ def test_values_do_not_depend_on_batch_mates(params, rollout):
   assert (other != whole).any()
 
 
-def test_rollouts_are_counted_from_1(params):
-  assert MonteCarlo(params, POLICY, PROBLEM).num_rollouts == 1
-  with pytest.raises(ValueError, match="num_rollouts is 0, expected at least"):
-    MonteCarlo(params, POLICY, PROBLEM, 0)
+TEXT = Chain(horizon=2, modulus=4, operations=(Chain().operations[0],), rho=0.0)
+MODEL = language_model(
+  TransformerConfig(
+    vocab_size=16,
+    width=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_width=16,
+    sliding_window=8,
+    max_length=32,
+  ),
+  TEXT,
+  max_new_tokens=12,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvenSum(Chain):
+  """Correct are responses with an even sum of tokens: half of a random model's.
+
+  Unlike the grade of a model that never learnt anything it tells rows apart.
+  """
+
+  def grade(self, rollout):
+    return (np.asarray(rollout.tokens).sum(-1) % 2 == 0).astype(np.float32)
+
+
+EVEN = EvenSum(horizon=2, modulus=4, operations=TEXT.operations, rho=0.0)
+
+
+@pytest.fixture(scope="module")
+def model_params():
+  return MODEL.init(jax.random.key(0))
+
+
+def test_of_a_text_problem_they_are_fractions_of_the_policys_completions(
+  model_params,
+):
+  ids = TEXT.problem_ids("train", 0, 4)
+  right = TEXT.demonstrations(ids, np.zeros_like(ids))
+  prover = MonteCarlo(EVEN, 2)
+  assert prover.placement == "host"
+  prover = prover.with_policy(MODEL, model_params)
+  key = jax.random.key(1)
+  q = prover(key, right)
+  completed = MODEL.complete(model_params, key, right, num_samples=2)
+  outcome = EVEN.grade(completed).reshape(4, 3, 2)
+  # Whole responses have their own outcome, and were not completed.
+  np.testing.assert_array_equal(q[:, :-1], outcome.mean(-1)[:, :-1])
+  np.testing.assert_array_equal(q[:, -1], EVEN.grade(right))
+  assert len(np.unique(q)) > 1
+
+
+def test_a_response_that_goes_on_is_completed_and_repeats_its_last_value(
+  model_params,
+):
+  ids = TEXT.problem_ids("train", 0, 4)
+  whole = TEXT.demonstrations(ids, np.zeros_like(ids))
+  length = np.minimum(whole.prefix_len, whole.prefix_len[:, 1:2])
+  partial = dataclasses.replace(whole, prefix_len=length)
+  prover = MonteCarlo(EVEN, 4, MODEL, model_params)
+  key = jax.random.key(1)
+  of_whole, of_partial = prover(key, whole), prover(key, partial)
+  np.testing.assert_array_equal(of_partial[:, :2], of_whole[:, :2])
+  np.testing.assert_array_equal(of_partial[:, 2], of_whole[:, 1])
+
+
+def test_it_follows_the_policy_only_if_it_has_none(params, rollout):
+  following = MonteCarlo(PROBLEM, 2)
+  with pytest.raises(ValueError, match="has no policy"):
+    following(jax.random.key(0), rollout)
+  prover = following.with_policy(POLICY, params)
+  assert prover == MonteCarlo(PROBLEM, 2, POLICY, params)
+  other = prover.with_policy(None, ())
+  assert other is prover
+
+
+@pytest.mark.parametrize("name", ["num_completions", "rows_per_call"])
+def test_numbers_are_counted_from_1(name):
+  with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
+    MonteCarlo(PROBLEM, **{name: 0})
 
 
 def test_fit_by_hand():

@@ -1,16 +1,10 @@
 import dataclasses
 
-import jax
 import numpy as np
-import pytest
 
-from pav_jax.models import transformer
-from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.provers.rollout_values import (
   ClosedForm,
-  OwnCompletions,
   WellFormed,
   WithinLimit,
   cut_at_padding,
@@ -55,59 +49,25 @@ def test_only_prefixes_in_form_are_worth_what_the_prover_says():
   tokens[3, at[1]] = PAD
   rollout = dataclasses.replace(RIGHT, tokens=tokens)
 
-  def half(key, rollout):
-    del key
-    return np.full(rollout.prefix_len.shape, 0.5)
-
+  half = ClosedForm(lambda rollout: np.full(rollout.prefix_len.shape, 0.5))
   q = WellFormed(half, PROBLEM)(None, rollout)
   formed = [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]
   np.testing.assert_array_equal(q, 0.5 * np.array(formed))
   assert q.dtype == np.float32
-  # Two lines of 6 tokens do not fit into 11.
-  q = WellFormed(half, PROBLEM, max_new_tokens=11)(None, RIGHT)
-  np.testing.assert_array_equal(q, [[0.0, 0.0, 0.5]] * 4)
 
 
 def test_a_prefix_that_cannot_be_completed_is_worth_nothing():
   # Two lines of 6 tokens: with a limit of 12 all can be completed, with 11
   # nothing but what has ended.
-  within = WithinLimit(PROBLEM.teacher_values, PROBLEM, max_new_tokens=12)
-  np.testing.assert_allclose(within(RIGHT), PROBLEM.teacher_values(RIGHT))
-  within = WithinLimit(PROBLEM.teacher_values, PROBLEM, max_new_tokens=11)
-  np.testing.assert_allclose(within(RIGHT), [[0.0, 0.0, 1.0]] * 4)
+  exact = ClosedForm(PROBLEM.teacher_values)
+  within = WithinLimit(exact, PROBLEM, max_new_tokens=12)
+  np.testing.assert_array_equal(within(None, RIGHT), exact(None, RIGHT))
+  within = WithinLimit(exact, PROBLEM, max_new_tokens=11)
+  np.testing.assert_array_equal(within(None, RIGHT), [[0.0, 0.0, 1.0]] * 4)
   # A restatement takes two tokens: a limit of 13 has no room for one.
   restated = Chain(horizon=2, modulus=4, operations=(PLUS,), rho=0.999)
   rollout = restated.demonstrations(IDS[:1], np.zeros(1, np.int32))
-  within = WithinLimit(restated.teacher_values, restated, max_new_tokens=13)
-  assert within(rollout)[0, 0] > 0
-  np.testing.assert_array_equal(within(rollout)[0, 1:-1], 0.0)
-
-
-def test_own_completions_are_multiples_and_end_in_the_outcome():
-  config = TransformerConfig(
-    vocab_size=16,
-    width=16,
-    num_layers=2,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    mlp_width=16,
-    sliding_window=8,
-    max_length=32,
-  )
-  policy = language_model(config, PROBLEM, max_new_tokens=12)
-  params = transformer.init(config, jax.random.key(0))
-  prover = OwnCompletions(PROBLEM, num_completions=2)
-  q = prover.with_policy(policy, params)(jax.random.key(1), RIGHT)
-  assert q.shape == (4, 3)
-  assert set(np.unique(2 * q)) <= {0.0, 1.0, 2.0}
-  np.testing.assert_array_equal(q[:, -1], RIGHT.outcome)
-  # Random weights do not add; whole responses were not completed.
-  np.testing.assert_array_equal(q[:, 0], 0.0)
-  opened = prover.open_prefixes(RIGHT)
-  np.testing.assert_array_equal(opened, [[True, True, False]] * 4)
-
-
-def test_bad_settings():
-  with pytest.raises(ValueError, match="num_completions is 0"):
-    OwnCompletions(PROBLEM, num_completions=0)
+  exact = ClosedForm(restated.teacher_values)
+  q = WithinLimit(exact, restated, max_new_tokens=13)(None, rollout)
+  assert q[0, 0] > 0
+  np.testing.assert_array_equal(q[0, 1:-1], 0.0)

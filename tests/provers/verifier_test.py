@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pav_jax import values
+from pav_jax import files, values
 from pav_jax.models import transformer
 from pav_jax.models import value_network as network
 from pav_jax.models.transformer_config import TransformerConfig
@@ -68,47 +68,29 @@ def test_values_past_the_end_repeat_the_last():
   np.testing.assert_array_equal((np.diff(q) == 0)[past], True)
 
 
-def test_is_a_prover_and_its_own_best_of_k():
+def test_values_are_probabilities_and_best_of_k_of_them_keeps_small_ones():
   q = VERIFIER(jax.random.key(0), ROLLOUT)
   assert q.shape == ROLLOUT.prefix_len.shape
   expected = jax.nn.sigmoid(score(VERIFIER, ROLLOUT))
   np.testing.assert_allclose(q, expected, rtol=1e-5)
-  best = dataclasses.replace(VERIFIER, k=4)(None, ROLLOUT)
-  np.testing.assert_allclose(
-    best, BestOfK(VERIFIER, 4)(None, ROLLOUT), rtol=1e-5
-  )
-  np.testing.assert_allclose(best, 1 - (1 - np.asarray(q)) ** 4, rtol=1e-5)
-
-
-def test_best_of_k_keeps_what_a_value_near_one_has_no_room_for():
-  # σ(20) rounds to 1 − 2.06e-9 → 1 in float32. Its failure's K-th root must
-  # not be lost: values come from the logit.
+  # A value of e^−30 is far below what 1 − q can tell from 1.
   sure = {"kernel": jnp.zeros(16), "bias": jnp.float32(-30.0)}
-  sure = dataclasses.replace(VERIFIER, params=PARAMS | {"head": sure}, k=1000)
-  q = sure(None, ROLLOUT)
+  sure = dataclasses.replace(VERIFIER, params=PARAMS | {"head": sure})
+  q = BestOfK(sure, 1000)(None, ROLLOUT)
   np.testing.assert_allclose(q, 1000 * np.exp(-30.0), rtol=1e-5)
   np.testing.assert_allclose(
-    q, values.best_of_k_from_logit(jnp.full(q.shape, -30.0), 1000)
+    q, values.best_of_k_from_logit(jnp.full(q.shape, -30.0), 1000), rtol=1e-6
   )
 
 
-def test_an_outcome_model_reads_the_last_token_and_no_k():
-  many = dataclasses.replace(VERIFIER, k=8)
+def test_an_outcome_model_reads_the_last_token():
   np.testing.assert_allclose(
-    many.outcome(ROLLOUT), VERIFIER(None, ROLLOUT)[:, -1], rtol=1e-6
+    VERIFIER.outcome(ROLLOUT), VERIFIER(None, ROLLOUT)[:, -1], rtol=1e-6
   )
 
 
-def test_is_a_pytree_whose_parameters_and_k_are_leaves():
-  leaves = jax.tree.leaves(VERIFIER)
-  assert len(leaves) == len(jax.tree.leaves(PARAMS)) + 1
-  ks = jnp.array([1.0, 3.0])
-  several = jax.vmap(
-    lambda k: dataclasses.replace(VERIFIER, k=k)(None, ROLLOUT)
-  )(ks)
-  for k, q in zip(ks, several, strict=True):
-    expected = dataclasses.replace(VERIFIER, k=float(k))(None, ROLLOUT)
-    np.testing.assert_allclose(q, expected, rtol=1e-5)
+def test_is_a_pytree_whose_parameters_are_leaves():
+  assert len(jax.tree.leaves(VERIFIER)) == len(jax.tree.leaves(PARAMS))
 
 
 @pytest.fixture
@@ -124,8 +106,7 @@ def saved(tmp_path):
 
 
 def test_loads_what_was_saved(saved):
-  loaded = verifier.load(saved, fingerprint=PROBLEM.fingerprint, k=2)
-  assert loaded.k == 2
+  loaded = verifier.load(saved, fingerprint=PROBLEM.fingerprint)
   assert loaded.config == NETWORK
   jax.tree.map(np.testing.assert_array_equal, loaded.params, PARAMS)
   # Saving again replaces it, and nothing else is left in the folder.
@@ -137,6 +118,15 @@ def test_loads_what_was_saved(saved):
   )
   assert not verifier.load(saved).params["head"]["kernel"].any()
   assert [x.name for x in saved.parent.iterdir()] == ["verifier"]
+
+
+def test_computes_in_the_type_it_is_told(saved):
+  loaded = verifier.load(saved, dtype="bfloat16")
+  assert loaded.config.trunk.dtype == "bfloat16"
+  assert loaded.config.trunk.param_dtype == CONFIG.param_dtype
+  # 8 bits of mantissa through four layers.
+  ours, theirs = loaded(None, ROLLOUT), VERIFIER(None, ROLLOUT)
+  assert 0 < np.max(np.abs(np.asarray(ours) - np.asarray(theirs))) < 0.1
 
 
 def test_another_fingerprint_is_refused(saved):
@@ -171,15 +161,19 @@ def test_other_tensors_are_refused(saved, change, message):
   tensors = safetensors.numpy.load_file(file)
   change(tensors)
   safetensors.numpy.save_file(tensors, file, metadata={"reader_layers": "2"})
+  with pytest.raises(
+    ValueError, match=r"\.safetensors is damaged: its SHA-256"
+  ):
+    verifier.load(saved)
+  (saved / files.SUMS).unlink()  # the way out, for changes on purpose
   with pytest.raises(ValueError, match=message):
     verifier.load(saved)
 
 
 def test_what_is_no_verifier_is_refused(saved):
-  with pytest.raises(ValueError, match="k is 0"):
-    verifier.load(saved, k=0)
   file = saved / "verifier.safetensors"
   safetensors.numpy.save_file(safetensors.numpy.load_file(file), file)
+  (saved / files.SUMS).unlink()
   with pytest.raises(ValueError, match="reader_layers '' among its metadata"):
     verifier.load(saved)
   file.write_bytes(b"{}")
@@ -188,3 +182,11 @@ def test_what_is_no_verifier_is_refused(saved):
   file.unlink()
   with pytest.raises(ValueError, match="so it is no verifier"):
     verifier.load(saved)
+
+
+def test_an_empty_problem_has_no_token_to_read_its_value_at():
+  empty = dataclasses.replace(
+    ROLLOUT, prefix_len=np.maximum(ROLLOUT.prefix_len - PROBLEM.prompt_len, 0)
+  )
+  with pytest.raises(ValueError, match="a prefix has 0 tokens"):
+    VERIFIER.logits(empty)

@@ -93,9 +93,9 @@ def run(q, q_prover, policy=None, which=range(B), *, alpha=0.0, **settings):
   )
 
 
-def outcomes(processes, found):
+def outcomes(processes, beam):
   first_leaf = (A**H - 1) // (A - 1)
-  which, prefix, _ = found.answer
+  which, prefix, _ = beam.answer
   return processes[0][which, prefix - first_leaf]
 
 
@@ -110,16 +110,16 @@ def best_of(q, k):
 
 def test_exact_values_and_all_actions_find_what_brute_force_finds(processes):
   rewards, _, exact = processes
-  found = run(exact, exact, num_beams=1)
+  beam = run(exact, exact, num_beams=1)
   # An exact value above 0 says that a right leaf is below; so even one beam
   # ends at one, that of the greedy path by values in plain Python.
-  np.testing.assert_array_equal(outcomes(processes, found), 1.0)
+  np.testing.assert_array_equal(outcomes(processes, beam), 1.0)
   for b in range(B):
     prefix = 0
     for _ in range(H):
       children = A * prefix + 1 + np.arange(A)
       prefix = children[np.argmax(np.asarray(exact)[b, children])]
-    assert found.answer[1][b] == prefix
+    assert beam.answer[1][b] == prefix
   np.testing.assert_array_equal(np.max(rewards, 1), 1.0)
 
 
@@ -129,9 +129,7 @@ def test_beams_are_those_of_exhaustive_enumeration(processes, alpha, k):
   noise = jax.random.uniform(KEY, processes[2].shape)
   table = 0.5 * processes[2] + 0.5 * noise
   width = 4
-  found = run(
-    table, best_of(table, k), alpha=alpha, num_beams=width, merge=True
-  )
+  beam = run(table, best_of(table, k), alpha=alpha, num_beams=width, merge=True)
   q = np.asarray(table, np.float64)
   q_prover = 1 - (1 - q) ** k
   for b in range(B):
@@ -143,28 +141,28 @@ def test_beams_are_those_of_exhaustive_enumeration(processes, alpha, k):
           gain = q_prover[b, child] - q_prover[b, prefix]
           scored.append((q[b, child] + alpha * gain, child))
       beams = [child for _, child in sorted(scored, reverse=True)[:width]]
-    assert sorted(beams) == sorted(np.asarray(found.state[1][b]))
-    assert found.answer[1][b] == max(beams, key=lambda leaf: q[b, leaf])
+    assert sorted(beams) == sorted(np.asarray(beam.state[1][b]))
+    assert beam.answer[1][b] == max(beams, key=lambda leaf: q[b, leaf])
 
 
 def test_values_of_the_path_are_kept(processes):
   exact = processes[2]
-  found = run(exact, best_of(exact, 3), num_beams=4, merge=True)
+  beam = run(exact, best_of(exact, 3), num_beams=4, merge=True)
   for b in range(B):
-    path = [int(found.answer[1][b])]
+    path = [int(beam.answer[1][b])]
     while path[0]:
       path.insert(0, (path[0] - 1) // A)
-    kept = found.q_policy[b, found.chosen[b]]
+    kept = beam.q_policy[b, beam.chosen[b]]
     np.testing.assert_array_equal(kept, exact[b, np.array(path)])
     np.testing.assert_allclose(
-      found.q_prover[b, found.chosen[b]], 1 - (1 - kept) ** 3, atol=1e-6
+      beam.q_prover[b, beam.chosen[b]], 1 - (1 - kept) ** 3, atol=1e-6
     )
 
 
 def test_one_beam_and_one_candidate_sample_the_policy(processes):
   _, tables, exact = processes
   num = 4000
-  found = jax.jit(
+  beam = jax.jit(
     lambda: beam_search(
       functools.partial(actions_drawn, tables),
       functools.partial(value, (exact, exact)),
@@ -175,11 +173,11 @@ def test_one_beam_and_one_candidate_sample_the_policy(processes):
     )
   )()
   # The value of the bare problem is the policy's rate of success.
-  rate = float(jnp.mean(outcomes(processes, found)))
+  rate = float(jnp.mean(outcomes(processes, beam)))
   success = float(exact[0, 0])
   assert abs(rate - success) < 4 * (success * (1 - success) / num) ** 0.5
   # And each first action has its probability.
-  first = np.asarray(found.answer[1])
+  first = np.asarray(beam.answer[1])
   for _ in range(H - 1):
     first = (first - 1) // A
   share = np.bincount(first - 1, minlength=A) / num
@@ -225,7 +223,7 @@ def test_alpha_may_differ_between_problems(processes):
     np.testing.assert_array_equal(mixed.state[1][b], both[b % 2].state[1][b])
 
 
-def test_lookahead_judges_by_what_follows(processes):
+def test_lookahead_values_what_follows(processes):
   # Nothing but leaves has a value, and a policy that takes action 1 for sure
   # after the first step leads to one of them. With H - 1 further steps, the
   # first step is known to be right or wrong; without, the first of equal ones
@@ -250,7 +248,7 @@ def test_lookahead_judges_by_what_follows(processes):
     (H - 1, middle[np.arange(B) % A]),
     (0, middle[[0] * B]),
   ):
-    found = beam_search(
+    beam = beam_search(
       sample,
       functools.partial(value, (table, table)),
       roots(range(B)),
@@ -258,7 +256,7 @@ def test_lookahead_judges_by_what_follows(processes):
       settings=Settings(num_beams=1, num_steps=H, lookahead=lookahead),
       alpha=0.0,
     )
-    np.testing.assert_array_equal(found.answer[1] - first_leaf, want)
+    np.testing.assert_array_equal(beam.answer[1] - first_leaf, want)
 
 
 def test_finished_traces_keep_their_place():
@@ -275,7 +273,7 @@ def test_finished_traces_keep_their_place():
     return q, q
 
   root = (jnp.zeros(1, int), jnp.zeros(1, bool))
-  found = beam_search(
+  beam = beam_search(
     sample,
     value,
     root,
@@ -284,23 +282,25 @@ def test_finished_traces_keep_their_place():
     alpha=0.0,
   )
   # Round 1: 3 × (0.3 ended, 0.5 going): the three that go on win all places.
-  assert found.state[0][0].tolist() == [3, 3, 3]
-  found = beam_search(
+  assert beam.state[0][0].tolist() == [3, 3, 3]
+  beam = beam_search(
     sample,
     value,
     root,
     KEY,
     settings=Settings(
-      num_beams=4, num_candidates=2, num_steps=3, num_trees=2, widths=(2, 4, 4)
+      num_beams=4, num_candidates=2, num_steps=3, num_trees=2, merge=True
     ),
     alpha=0.0,
+    identity_fn=lambda state: jnp.stack([state[0], state[1]], -1),
   )
-  # One beam in each tree at first, both its candidates have places; the one
-  # that ended keeps it though the others' are worth more, and is the answer.
-  assert sorted(found.state[0][0].tolist()) == [1, 1, 3, 3]
-  assert found.answer[0].tolist() == [1]
+  # Of equal candidates one is left: in each tree both kinds have places in the
+  # first round; the one that ended keeps it though the others' are worth more,
+  # and is the answer.
+  assert sorted(beam.state[0][0].tolist()) == [1, 1, 3, 3]
+  assert beam.answer[0].tolist() == [1]
   np.testing.assert_allclose(
-    found.q_policy[0, found.chosen[0]], [0.5, 0.3, 0.3, 0.3]
+    beam.q_policy[0, beam.chosen[0]], [0.5, 0.3, 0.3, 0.3]
   )
 
 
@@ -310,8 +310,6 @@ def test_finished_traces_keep_their_place():
     ({"num_beams": 0}, "num_beams is 0"),
     ({"num_trees": 2}, "multiple of num_trees"),
     ({"temperature": 0.0}, "temperature is 0.0"),
-    ({"widths": (1, 1)}, "one for each of 3 rounds"),
-    ({"widths": (1, 1, 2)}, "in 1 … 1"),
   ],
 )
 def test_bad_settings(change, message):

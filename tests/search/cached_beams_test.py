@@ -1,23 +1,24 @@
-"""Searches of a tiny random policy, judged by tiny random verifiers."""
+"""Searches of a tiny random policy, guided by tiny random verifiers."""
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import transformer
+from pav_jax.models import beam_values, transformer
 from pav_jax.models import value_network as network
+from pav_jax.models.families import base
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.search import judging
+from pav_jax.provers.best_of_k import BestOfK
+from pav_jax.provers.rollout_values import ClosedForm
+from pav_jax.provers.verifier import Verifier
 from pav_jax.search.cached_beams import search
-from pav_jax.search.judging import Judge
 from pav_jax.search.selection import Settings
+from pav_jax.search.value_function import value_function
 
 END, DELIMITER, VOCAB = 1, 3, 6
 # A window of 3, which prompts and responses exceed.
@@ -49,7 +50,6 @@ SETTINGS = Settings(
   num_candidates=2,
   num_steps=3,
   num_trees=2,
-  widths=(2, 4, 4),
   lookahead=1,
   merge=True,
 )
@@ -67,35 +67,13 @@ def random_params(config, seed):
 def small_blocks():
   """Verifiers read steps of up to six tokens in two blocks."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(judging, "BLOCK", 4)
+    patch.setattr(beam_values, "BLOCK", 4)
     yield
 
 
 @pytest.fixture(scope="module")
 def params():
   return random_params(CONFIG, 0)
-
-
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["params", "k"],
-  meta_fields=["config", "layout"],
-)
-@dataclasses.dataclass(frozen=True)
-class Verifier:
-  """What a judge needs of a verifier."""
-
-  params: Any
-  config: VerifierConfig
-  k: Any = 1.0
-  layout: Any = None
-
-  def logits(self, rollout):
-    at = jnp.asarray(rollout.prefix_len) - 1
-    return network.values(self.config, self.params, rollout.tokens, at)
-
-  def __call__(self, key, rollout):
-    raise AssertionError("values come from logits, which keep more digits")
 
 
 def verifier(seed, reader_layers, **changes):
@@ -108,19 +86,23 @@ def verifier(seed, reader_layers, **changes):
 
 
 @pytest.fixture(scope="module")
-def judge():
-  """One that also has a reader; the prover's is of another shape."""
-  return Judge(verifier(1, 2), verifier(2, 0, width=8, mlp_width=24), k=3.0)
+def values():
+  """Of a verifier with a reader, and of Best-of-3 of one of another shape."""
+  prover = verifier(
+    2, 0, width=8, mlp_width=24, num_layers=3, **base.PLAIN, qkv_bias=True
+  )
+  prover = BestOfK(prover, 3.0)
+  return value_function(verifier(1, 2), prover)
 
 
-def find(params, judge, rows=(0, 1, 2, 3), settings=SETTINGS, **more):
+def find(params, values, rows=(0, 1, 2, 3), settings=SETTINGS, **more):
   more = {"alpha": 0.7, "max_step_tokens": 6} | more
   rows = list(rows)
   return jax.device_get(
     search(
       POLICY,
       params,
-      judge,
+      values,
       KEY,
       PROMPTS[rows],
       PROMPT_LEN[rows],
@@ -132,8 +114,8 @@ def find(params, judge, rows=(0, 1, 2, 3), settings=SETTINGS, **more):
 
 
 @pytest.fixture(scope="module")
-def found(params, judge):
-  return find(params, judge)
+def found(params, values):
+  return find(params, values)
 
 
 def rows_of(found):
@@ -154,8 +136,17 @@ def assert_same(ours, others):
     np.testing.assert_allclose(ours_, others_, atol=1e-5)
 
 
-def test_values_are_those_of_a_pass_over_the_traces(found, judge):
-  whole = judge(None, rows_of(found))
+def expected_values(values, rollout):
+  """Of one pass over whole traces, 0 of whole responses without an end."""
+  ended = np.asarray(POLICY.has_ended(rollout))
+  length = rollout.prefix_len
+  cut = ~ended[:, None] & (length == length[:, -1:])
+  assert cut.any() and not cut.all()
+  return [np.where(cut, 0.0, q) for q in values(None, rollout)]
+
+
+def test_values_are_those_of_a_pass_over_the_traces(found, values):
+  whole = expected_values(values, rows_of(found))
   for ours, want in zip((found.q_policy, found.q_prover), whole, strict=True):
     np.testing.assert_allclose(ours[found.valid], np.asarray(want), atol=1e-5)
   assert np.ptp(found.q_policy) > 0.2
@@ -187,22 +178,22 @@ def test_steps_end_where_the_policys_do(found):
     assert step <= 7 and (row[length:] == POLICY.pad_token).all()
 
 
-def test_whole_traces_to_another_judge_find_the_same(params, judge, found):
-  again = find(params, dataclasses.replace(judge, by_trace=True))
+def test_readers_of_whole_traces_find_the_same(params, values, found):
+  again = find(params, dataclasses.replace(values, by_trace=True))
   assert_same(again, found)
 
 
-def test_results_do_not_depend_on_what_shares_the_batch(params, judge, found):
+def test_results_do_not_depend_on_what_shares_the_batch(params, values, found):
   rows = [2, 0, 2, 2]
-  again = find(params, judge, rows)
+  again = find(params, values, rows)
   assert_same(again, jax.tree.map(lambda x: x[rows], found))
 
 
-def test_beams_follow_the_schedule_and_look_ahead(found):
-  # Two beams were expanded in the first round, two candidates each, and every
+def test_candidates_that_go_on_look_ahead(found):
+  # Four beams were expanded in the first round, two candidates each, and every
   # candidate that had not ended looked a step ahead.
   step, ahead = found.count[:, 0, 0], found.count[:, 0, 1]
-  assert ((step > 0).sum((1, 2)) == 4).all()
+  assert ((step > 0).sum((1, 2)) == 8).all()
   assert (ahead[step == 0] == 0).all() and (ahead > 0).any()
   # And merged traces are all different.
   for rows, valid in zip(found.rollout.tokens, found.valid, strict=True):
@@ -210,11 +201,11 @@ def test_beams_follow_the_schedule_and_look_ahead(found):
 
 
 def test_one_beam_and_one_candidate_sample_the_policy(params):
-  def ignorant(key, rollout):
-    return np.full(rollout.prefix_len.shape, 0.5, np.float32)
-
+  ignorant = ClosedForm(lambda rollout: np.full(rollout.prefix_len.shape, 0.5))
   settings = Settings(num_beams=1, num_candidates=1, num_steps=3)
-  found = find(params, Judge(ignorant), settings=settings, max_step_tokens=None)
+  found = find(
+    params, value_function(ignorant), settings=settings, max_step_tokens=None
+  )
   # The policy itself, a step at a time: it completes prefix h, and what follows
   # the first step of that is sampled afresh.
   rollout = rows_of(found)
@@ -246,10 +237,12 @@ def test_counts_every_token_that_was_sampled(found):
       assert ((sampled | joined) & (found.start[b, h, 0] == start)).any()
 
 
-def test_alpha_0_does_not_look_at_the_prover(params, judge):
+def test_alpha_0_does_not_look_at_the_prover(params):
   # K is traced: another prover is the same program.
+  policy = verifier(1, 2)
   found = [
-    find(params, dataclasses.replace(judge, k=k), alpha=0.0) for k in (1.0, 9.0)
+    find(params, value_function(policy, BestOfK(policy, k)), alpha=0.0)
+    for k in (1.0, 9.0)
   ]
   np.testing.assert_array_equal(*(x.rollout.tokens for x in found))
   assert not np.allclose(found[0].q_prover, found[1].q_prover)
@@ -263,6 +256,6 @@ def test_alpha_0_does_not_look_at_the_prover(params, judge):
     ({"max_step_tokens": 0}, "max_step_tokens is 0"),
   ],
 )
-def test_bad_input(params, judge, change, message):
+def test_bad_input(params, values, change, message):
   with pytest.raises(ValueError, match=message):
-    find(params, judge, **change)
+    find(params, values, **change)

@@ -26,7 +26,6 @@ def choose_of(reward, *, valid=None, finished=None, q=None, keys=KEYS, **more):
     of_beams(True) if valid is None else jnp.array([valid]),
     of_beams(False) if finished is None else jnp.array([finished]),
     of_beams(0.0) if q is None else jnp.array([q]),
-    settings.slots(1),
     None if identity is None else jnp.array([identity])[..., None],
   )
   return [np.asarray(x)[0].tolist() for x in chosen]
@@ -73,14 +72,6 @@ def test_trees_do_not_compete():
   assert (parent, candidate) == ([0, 0, 3, 3], [0, 1, 1, 0])
 
 
-def test_widths_leave_the_last_places_of_each_tree_empty():
-  parent, _, valid, _ = choose_of(
-    [[9, 8], [7, 6], [1, 2], [3, 4]], num_trees=2, widths=(4, 2)
-  )
-  assert valid == [True, False, True, False]
-  assert (parent[0], parent[2]) == (0, 3)
-
-
 def test_merging_keeps_the_first_of_equal_prefixes():
   parent, candidate, valid, _ = choose_of(
     [[5, 4], [5, 3]], merge=True, identity=[[7, 8], [7, 7]]
@@ -117,7 +108,6 @@ def test_draws_survivors_in_proportion_to_the_exponential_of_rewards():
     jnp.ones((num, 1), bool),
     jnp.zeros((num, 1), bool),
     jnp.zeros((num, 1)),
-    settings.slots(0),
   )
   share = np.bincount(chosen.candidate[:, 0], minlength=3) / num
   want = np.array([1, 2, 5]) / 8

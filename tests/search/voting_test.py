@@ -2,8 +2,6 @@ import collections
 
 import numpy as np
 
-from pav_jax.problems.chain import Chain
-from pav_jax.rollout import Rollout
 from pav_jax.search import voting
 
 
@@ -42,33 +40,3 @@ def test_weights_of_one_are_plain_votes():
   np.testing.assert_array_equal(
     voting.vote(answers, 4), voting.vote(answers, 4, ones)
   )
-
-
-def test_final_answers_are_what_stands_before_the_end():
-  problem = Chain(horizon=2, rho=0.0)
-  ids = problem.problem_ids("test", 0, 4)
-  demos = problem.demonstrations(ids, np.zeros(4, np.int32))
-  tokens = demos.tokens.copy()
-  tokens[3, -1] = 5  # cut off
-  rollout = Rollout(tokens, demos.logp, demos.prefix_len, *[None] * 3)
-  found = voting.final_answers(problem, rollout, problem.vocabulary.eos_id)
-  values = problem.steps(demos).value[:, -1]
-  first = problem.vocabulary.first_integer
-  assert found[:3].tolist() == (first + values[:3]).tolist()
-  assert found[3] == voting.NO_ANSWER
-  # Nor has a response that ends at once.
-  tokens[2, problem.prompt_len] = problem.vocabulary.eos_id
-  bare = demos.prefix_len[:, :1] + np.array([[0, 1, 1]])
-  rollout = Rollout(tokens, demos.logp, bare, *[None] * 3)
-  found = voting.final_answers(problem, rollout, problem.vocabulary.eos_id)
-  assert found[2] == voting.NO_ANSWER
-
-
-def test_a_problem_may_say_what_its_answers_are():
-  class Parity:
-    def final_answers(self, rollout):
-      return rollout.tokens[:, 0] % 2
-
-  rollout = Rollout(np.array([[3], [4], [5]]), *[None] * 5)
-  found = voting.final_answers(Parity(), rollout, 1)
-  assert found.tolist() == [1, 0, 1]
