@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
@@ -69,7 +70,7 @@ def effective_reward(
   known = checks.concrete_value(alpha)
   if jnp.ndim(alpha) or (known is not None and not math.isfinite(known)):
     raise ValueError(f"alpha is {alpha}; expected one finite number")
-  ours, theirs = jnp.shape(q_policy), jnp.shape(adv_prover)
+  ours, theirs = np.shape(q_policy), np.shape(adv_prover)
   # [1, B] beside [B, H] would broadcast where B is H, over the wrong axis.
   one_outcome = (*theirs[:-1], 1) if theirs else ()
   if ours not in (theirs, one_outcome):
@@ -107,9 +108,7 @@ def first_pit(
       tracing and not in (0, 1].
   """
   _check_prefixes(q)
-  checks.check_shape(
-    "outcome", outcome, jnp.shape(q)[:-1], "q's without prefix"
-  )
+  checks.check_shape("outcome", outcome, np.shape(q)[:-1], "q's without prefix")
   known = checks.concrete_value(high)
   if jnp.ndim(high) or (known is not None and not 0 < known <= 1):
     raise ValueError(f"high is {high}; expected one value in (0, 1]")
@@ -127,7 +126,7 @@ def first_pit(
 
 
 def _check_prefixes(q: ArrayLike) -> None:
-  shape = jnp.shape(q)
+  shape = np.shape(q)
   if not shape or shape[-1] < 1:
     raise ValueError(f"q has shape {shape}; expected [..., H + 1] with H >= 0")
   checks.check_probabilities("q", q, allow_nan=True)

@@ -233,7 +233,7 @@ def best_k(
 def _mean_over_states(per_state: Array, state_probs: ArrayLike | None) -> Array:
   if state_probs is None:
     return jnp.mean(per_state, axis=-1)
-  shape = jnp.shape(state_probs)
+  shape = np.shape(state_probs)
   if shape[-1:] != per_state.shape[-1:]:
     raise ValueError(
       f"state_probs has shape {shape}; expected [..., S] with "
@@ -243,6 +243,6 @@ def _mean_over_states(per_state: Array, state_probs: ArrayLike | None) -> Array:
 
 
 def _check_tables(**tables: ArrayLike) -> None:
-  shapes = {name: jnp.shape(table) for name, table in tables.items()}
+  shapes = {name: np.shape(table) for name, table in tables.items()}
   if len(set(shapes.values())) > 1 or () in shapes.values():
     raise ValueError(f"shapes are {shapes}; expected one, [..., S, A]")

@@ -22,6 +22,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -318,7 +319,7 @@ def verifier_loss(
       tracing are out of range.
   """
   _check_batch(prefix_len)
-  shape = jnp.shape(prefix_len)
+  shape = np.shape(prefix_len)
   checks.check_shape("logits", logits, shape, "[..., B, P]")
   checks.check_shape("q_target", q_target, shape, "[..., B, P]")
   labelled = jnp.pad(
@@ -413,7 +414,7 @@ def _average(per_response, prefix_len, normalization, token_weights=None):
     prefix_len = jnp.asarray(prefix_len)
     length = prefix_len[..., -1] - prefix_len[..., 0]
   else:
-    inside = steps.response_mask(prefix_len, jnp.shape(token_weights)[-1])
+    inside = steps.response_mask(prefix_len, np.shape(token_weights)[-1])
     length = jnp.sum(jnp.where(inside, checks.widen(token_weights), 0), axis=-1)
   length = jax.lax.stop_gradient(length.astype(per_response.dtype))
   if normalization == "tokens":
@@ -429,7 +430,7 @@ def _average(per_response, prefix_len, normalization, token_weights=None):
 
 
 def _check_batch(prefix_len: ArrayLike) -> None:
-  shape = jnp.shape(prefix_len)
+  shape = np.shape(prefix_len)
   if len(shape) < 2:
     raise ValueError(f"prefix_len has shape {shape}; expected [..., B, H + 1]")
 
@@ -437,14 +438,14 @@ def _check_batch(prefix_len: ArrayLike) -> None:
 def _check_tokens(prefix_len: ArrayLike, **arrays: ArrayLike | None) -> None:
   """Of [..., B, T] arrays of one T; None is passed over."""
   _check_batch(prefix_len)
-  expected = (*jnp.shape(prefix_len)[:-1], None)
+  expected = (*np.shape(prefix_len)[:-1], None)
   for name, x in arrays.items():
     if x is not None:
       checks.check_shape(name, x, expected, "[..., B, T]")
-      expected = jnp.shape(x)
+      expected = np.shape(x)
 
 
 def _check_steps(prefix_len: ArrayLike, **arrays: ArrayLike) -> None:
-  *batch, num_prefixes = jnp.shape(prefix_len)
+  *batch, num_prefixes = np.shape(prefix_len)
   for name, x in arrays.items():
     checks.check_shape(name, x, (*batch, num_prefixes - 1), "[..., B, H]")

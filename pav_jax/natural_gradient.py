@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -34,7 +35,7 @@ def softmax_update(
   Returns:
     [..., A], the new logits, normalised so that their exponentials sum to 1.
   """
-  shapes = [jnp.shape(x) for x in (logits, q_policy, adv_prover)]
+  shapes = [np.shape(x) for x in (logits, q_policy, adv_prover)]
   if not shapes[0] == shapes[1] == shapes[2]:
     raise ValueError(
       f"logits {shapes[0]}, q_policy {shapes[1]} and adv_prover {shapes[2]} "

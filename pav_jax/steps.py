@@ -8,6 +8,7 @@ leading dimensions, equal in all arguments.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -82,8 +83,8 @@ def sum_over_steps(
   """
   prefix_len = _checked(prefix_len)
   checks.check_shape("x", x, (*prefix_len.shape[:-1], None), "[..., T]")
-  _checked(prefix_len, jnp.shape(x)[-1])
-  owned = _owned(prefix_len, jnp.shape(x)[-1])
+  _checked(prefix_len, np.shape(x)[-1])
+  owned = _owned(prefix_len, np.shape(x)[-1])
   sums = jnp.sum(jnp.where(owned, checks.widen(x)[..., None, :], 0), axis=-1)
   return sums.astype(checks.float_dtype(x))
 
@@ -126,7 +127,7 @@ def _owned(prefix_len: Array, num_tokens: int) -> Array:
 
 def _checked(prefix_len: ArrayLike, num_tokens: int | None = None) -> Array:
   """`prefix_len`, refused where what is known of it makes no steps."""
-  shape = jnp.shape(prefix_len)
+  shape = np.shape(prefix_len)
   if not shape or shape[-1] < 1:
     raise ValueError(
       f"prefix_len has shape {shape}; expected [..., H + 1] with H >= 0"

@@ -50,7 +50,7 @@ def first_error(
   Raises:
     ValueError: shapes do not match.
   """
-  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
+  checks.check_shape("mask", mask, np.shape(scores), "that of scores")
   below = (checks.widen(scores) < threshold) & checks.as_mask("mask", mask)
   if not below.shape[-1]:
     return jnp.full(below.shape[:-1], -1, jnp.int32)
@@ -75,9 +75,7 @@ def first_error_scores(
   Raises:
     ValueError: shapes do not match.
   """
-  checks.check_shape(
-    "predicted", predicted, jnp.shape(labels), "that of labels"
-  )
+  checks.check_shape("predicted", predicted, np.shape(labels), "that of labels")
   predicted, labels = jnp.asarray(predicted), jnp.asarray(labels)
   right = predicted == labels
   erroneous, correct = (
@@ -111,8 +109,8 @@ def first_error_threshold(
   Raises:
     ValueError: shapes do not match; labels known while tracing are no steps.
   """
-  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  checks.check_shape("labels", labels, jnp.shape(scores)[:1], "[N]")
+  checks.check_shape("mask", mask, np.shape(scores), "that of scores")
+  checks.check_shape("labels", labels, np.shape(scores)[:1], "[N]")
   mask = checks.as_mask("mask", mask)
   _check_labels_exist(mask, labels)
   scores, labels = checks.widen(scores), jnp.asarray(labels)
@@ -218,8 +216,8 @@ def outcome_errors(
 def _step_arguments(scores, outcome, mask):
   """Scores [B, H], mask and outcomes as bool[B, H]."""
   verification.check_binary("outcome", outcome)
-  checks.check_shape("mask", mask, jnp.shape(scores), "that of scores")
-  checks.check_shape("outcome", outcome, jnp.shape(scores)[:1], "[B]")
+  checks.check_shape("mask", mask, np.shape(scores), "that of scores")
+  checks.check_shape("outcome", outcome, np.shape(scores)[:1], "[B]")
   scores = checks.widen(scores)
   outcome = jnp.asarray(outcome)[:, None] > 0
   mask = checks.as_mask("mask", mask)

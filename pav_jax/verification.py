@@ -172,7 +172,7 @@ def error_correlation(
   Raises:
     ValueError: shapes do not match.
   """
-  num_rows, num_prefixes = jnp.shape(q_hat)
+  num_rows, num_prefixes = np.shape(q_hat)
   for name, x in (("q_exact", q_exact), ("prefix_len", prefix_len)):
     checks.check_shape(name, x, (num_rows, num_prefixes), "[B, P], as q_hat")
   counts = steps.step_mask(prefix_len)
@@ -397,7 +397,7 @@ def _rows(axis: int | None, mask, values, *others) -> list[Array]:
       x = jnp.broadcast_to(jnp.asarray(x), values.shape)
     except ValueError:
       raise ValueError(
-        f"an argument has shape {jnp.shape(x)}, expected one that broadcasts "
+        f"an argument has shape {np.shape(x)}, expected one that broadcasts "
         f"to {values.shape}, that of the values"
       ) from None
     rows.append(x.reshape(-1) if axis is None else jnp.moveaxis(x, axis, -1))

@@ -92,6 +92,12 @@ def test_frameworks_stay_in_their_rooms(path):
   )
 
 
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_the_package_needs_nothing_that_may_be_deleted(path):
+  outside = {name.split(".")[0] for name in imports_of(path)}
+  assert not outside & {"studies", "tools", "benchmarks", "tests"}
+
+
 def test_importing_pav_jax_imports_no_framework_but_jax():
   code = (
     "import sys, pav_jax; from pav_jax import *; "

@@ -25,6 +25,7 @@ from pav_jax.credit.base import (
   apply,
   as_pytree,
   init,
+  rewards,
 )
 from pav_jax.credit.centring import batch_mean, group_deviation, group_mean
 from pav_jax.credit.estimators import (
@@ -65,6 +66,7 @@ __all__ = [
   "low_probability",
   "outcome",
   "pure",
+  "rewards",
   "rloo",
   "shared_prefixes",
   "spo_tree",

@@ -13,9 +13,11 @@ scale, each a function `(rollout, rewards, groups) -> [B, H]`.
 import dataclasses
 import functools
 import typing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -88,6 +90,13 @@ class StatefulCredit(typing.Protocol):
     ...
 
 
+@typing.runtime_checkable
+class HasReward(typing.Protocol):
+  """An estimator that subtracts something from another's weights."""
+
+  reward: Credit
+
+
 def init(
   credit: Credit | StatefulCredit, key: jax.Array, params: PyTree = None
 ) -> PyTree:
@@ -103,6 +112,7 @@ def apply(
   rollout: Rollout,
   q: Float[Array, "B P"] | None,
   groups: Int[Array, "B"] | None = None,
+  **more: Any,
 ) -> tuple[Float[Array, "B H"], PyTree]:
   """Weights and the next state, of estimators with and without one.
 
@@ -112,13 +122,35 @@ def apply(
     rollout: graded.
     q: see `Credit`.
     groups: see `Credit`.
+    **more: of the estimator, such as `q_policy` of an `EffectiveReward`.
   """
   if isinstance(credit, StatefulCredit):
-    return credit.apply(state, rollout, q, groups)
-  return credit(rollout, q, groups), state
+    return credit.apply(state, rollout, q, groups, **more)
+  return credit(rollout, q, groups, **more), state
 
 
-def as_pytree(function: typing.Any) -> typing.Any:
+def rewards(
+  credit: Credit | StatefulCredit,
+  rollout: Rollout,
+  q: Float[Array, "B P"] | None,
+  groups: Int[Array, "B"] | None = None,
+  **more: Any,
+) -> Float[Array, "B H"] | None:
+  """What an estimator centres, for the log; None if it centres nothing.
+
+  Args:
+    credit: the estimator.
+    rollout: graded.
+    q: see `Credit`.
+    groups: see `Credit`.
+    **more: see `apply`.
+  """
+  if not isinstance(credit, HasReward):
+    return None
+  return existing(rollout, credit.reward(rollout, q, groups, **more))
+
+
+def as_pytree(function: Any) -> Any:
   """A plain function as a pytree without leaves; anything else as it is.
 
   So estimators whose numbers are leaves (`EffectiveReward`) and functions may
@@ -162,9 +194,10 @@ class Centred:
     rollout: Rollout,
     q: Float[Array, "B P"] | None,
     groups: Int[Array, "B"] | None = None,
+    **more: Any,
   ) -> Float[Array, "B H"]:
-    """The weights, see `Credit`."""
-    rewards = existing(rollout, self.reward(rollout, q, groups))
+    """The weights, see `Credit`; `more` is the reward's."""
+    rewards = existing(rollout, self.reward(rollout, q, groups, **more))
     weights = rewards
     if self.baseline is not None:
       weights = weights - self.baseline(rollout, rewards, groups)
@@ -190,7 +223,7 @@ def group_of(
     ValueError: there is not one number for each rollout.
   """
   groups = rollout.problem_id if groups is None else groups
-  checks.check_shape("groups", groups, jnp.shape(rollout.outcome), "[B]")
+  checks.check_shape("groups", groups, np.shape(rollout.outcome), "[B]")
   return jnp.asarray(groups)
 
 
@@ -207,5 +240,5 @@ def checked_values(
       "q is None; expected values of prefixes, [B, H + 1]: this credit "
       "estimator needs a prover"
     )
-  checks.check_shape("q", q, jnp.shape(rollout.prefix_len), "[B, H + 1]")
+  checks.check_shape("q", q, np.shape(rollout.prefix_len), "[B, H + 1]")
   return checks.widen(q)

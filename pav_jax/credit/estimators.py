@@ -73,6 +73,11 @@ class EffectiveReward:
     if isinstance(weight, int | float) and not 0 <= weight < math.inf:
       raise ValueError(f"negative_weight is {weight}, expected a number >= 0")
 
+  @property
+  def is_outcome(self) -> bool:
+    """Whether a prover has no part in it, alpha being a number and 0."""
+    return isinstance(self.alpha, int | float) and not self.alpha
+
   def __call__(
     self,
     rollout: Rollout,
@@ -98,7 +103,7 @@ class EffectiveReward:
       if q_policy is None
       else base.checked_values(rollout, q_policy)[:, 1:]
     )
-    if q is None and isinstance(self.alpha, int | float) and not self.alpha:
+    if q is None and self.is_outcome:
       return base.existing(rollout, taken)
     rewards = self.of_values(taken, base.checked_values(rollout, q))
     return base.existing(rollout, rewards)
@@ -159,7 +164,7 @@ def vine(
   """VinePPO: `Â_h = q_{h+1} − q_h` by rollouts of the policy (2410.01679).
 
   The outcome stands for the value of a whole response. It is the PAV advantage
-  (Eq. 2) with the policy as its own prover; SPO's chain of segments
+  (Eq. 2) with the policy as its own prover; SPO's row of segments
   (2505.23564), whose mask is `low_probability`; and `gae` with λ = 0.
 
   Args:

@@ -1,19 +1,106 @@
 """A language model that answers a text problem."""
 
+import dataclasses
 import math
 import os
-import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pav_jax.models import hf, partitioning
+from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.policies.trunk_value import TrunkValue
 from pav_jax.problems.vocabulary import identity
+from pav_jax.rollout import Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemPolicy:
+  """A language model and the problem it answers: a `policies.base.Policy`.
+
+  Attributes:
+    model: from `language_model`, with the problem's tokens and steps.
+    problem: a text problem; where it is not the same, the model is not either.
+  """
+
+  model: LanguageModel
+  problem: Any = dataclasses.field(compare=False, repr=False)
+
+  placement = "host"
+
+  @property
+  def layout(self) -> Layout | None:
+    """The model's."""
+    return self.model.layout
+
+  @property
+  def num_slots(self) -> int:
+    """The model's, for statistics of decoding."""
+    return self.model.num_slots
+
+  def on(self, layout: Layout | None) -> "ProblemPolicy":
+    """See `policies.base.Policy`."""
+    return ProblemPolicy(self.model.on(layout), self.problem)
+
+  def shardings(self, layout: Layout) -> PyTree:
+    """See `policies.base.Policy`."""
+    return transformer.shardings(self.model.config, layout)
+
+  def sample(
+    self,
+    params: dict,
+    key: jax.Array,
+    problem_id: Int[ArrayLike, "D"],
+    first_sample: Int[ArrayLike, "D"] | int = 0,
+    *,
+    num_samples: int = 1,
+  ) -> Rollout:
+    """See `policies.base.Policy`; the cache of a prompt is computed once."""
+    return self.model.sample(
+      params,
+      key,
+      self.problem.prompts(problem_id),
+      self.problem.prompt_lengths(problem_id),
+      problem_id,
+      num_samples=num_samples,
+      first_sample=first_sample,
+    )
+
+  def complete(
+    self,
+    params: dict,
+    key: jax.Array,
+    rollout: Rollout,
+    *,
+    num_samples: int,
+    prefixes: Int[ArrayLike, "B Q"] | None = None,
+  ) -> Rollout:
+    """See `policies.base.Policy`."""
+    return self.model.complete(
+      params, key, rollout, num_samples=num_samples, prefixes=prefixes
+    )
+
+  def logp(self, params: dict, rollout: Rollout) -> Float[Array, "B T"]:
+    """See `policies.base.Policy`."""
+    return self.model.logp(params, rollout)
+
+  def has_ended(self, rollout: Rollout) -> Bool[Array, "B"]:
+    """See `policies.base.Policy`."""
+    return self.model.has_ended(rollout)
+
+  def value_network(self) -> TrunkValue:
+    """A head on a copy of the model's backbone."""
+    return TrunkValue(self.model.config, self.model.layout)
+
+
+def default_new_tokens(problem: Any) -> int:
+  """Room for a response: the longest demonstration and an eighth more."""
+  return math.ceil(problem.max_response_len * 9 / 8)
 
 
 def language_model(
@@ -38,7 +125,7 @@ def language_model(
     temperature: see `LanguageModel`.
     top_k: see `LanguageModel`.
     top_p: see `LanguageModel`.
-    max_new_tokens: None for the longest demonstration and an eighth more.
+    max_new_tokens: None for `default_new_tokens`.
     max_steps: None for the problem's.
     num_slots: see `LanguageModel`.
 
@@ -52,7 +139,7 @@ def language_model(
       f"{size}, the tokens of the problem's vocabulary"
     )
   if max_new_tokens is None:
-    max_new_tokens = math.ceil(problem.max_response_len * 9 / 8)
+    max_new_tokens = default_new_tokens(problem)
   longest = problem.prompt_len + max_new_tokens
   if longest > config.max_length:
     raise ValueError(
@@ -88,17 +175,15 @@ def export(
     policy: whose network it is.
     params: of the network.
     problem: has `vocabulary` and `delimiter`, which go with it.
+
+  Raises:
+    FloatingPointError: if a parameter is not finite.
   """
-  writes = jax.process_index() == 0
-  if not writes and not partitioning.is_split(params):
+  if jax.process_index() and not partitioning.is_split(params):
     return
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}")
-  if writes:
-    shutil.rmtree(partial, ignore_errors=True)
   vocabulary = problem.vocabulary
   hf.save(
-    partial,
+    path,
     policy.config,
     params,
     token_ids={
@@ -106,7 +191,5 @@ def export(
       "pad_token_id": vocabulary.pad_id,
     },
     identity=identity(vocabulary, problem.delimiter),
+    replace=True,
   )
-  if writes:
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)

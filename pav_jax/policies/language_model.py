@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax import steps
 from pav_jax.checks import concrete_value
@@ -98,6 +98,10 @@ class LanguageModel:
     """Random parameters."""
     return transformer.init(self.config, key)
 
+  def on(self, layout: Layout | None) -> "LanguageModel":
+    """The same model with its arrays elsewhere."""
+    return dataclasses.replace(self, layout=layout)
+
   def logp(self, params: dict, rollout: Rollout) -> Float[Array, "B T"]:
     """Teacher-forced log-probabilities in nats; 0 outside the response.
 
@@ -121,6 +125,14 @@ class LanguageModel:
     mask = steps.response_mask(rollout.prefix_len, rollout.num_tokens)
     return jnp.where(mask, logp, 0.0)
 
+  def has_ended(self, rollout: Rollout) -> Bool[Array, "B"]:
+    """Responses with an end token; others were cut off by the length limit."""
+    length = jnp.asarray(rollout.prefix_len)
+    last = jnp.take_along_axis(
+      jnp.asarray(rollout.tokens), length[:, -1:] - 1, axis=1
+    )
+    return (last[:, 0] == self.end_token) & (length[:, -1] > length[:, 0])
+
   def sample(
     self,
     params: dict,
@@ -130,7 +142,7 @@ class LanguageModel:
     problem_id: Int[ArrayLike, "B0"],
     *,
     num_samples: int,
-    first_sample: int = 0,
+    first_sample: Int[ArrayLike, "B0"] | int = 0,
   ) -> Rollout:
     """N responses to each problem, whose cache is computed once.
 
@@ -144,8 +156,8 @@ class LanguageModel:
       prompt_len: how many of them are the problem's, in 1 … S.
       problem_id: addresses of the problems' randomness.
       num_samples: N.
-      first_sample: samples are numbered from here; more samples of problems
-        that already have some begin with their number.
+      first_sample: each problem's samples are numbered from here; more samples
+        of problems that already have some begin with their number.
 
     Returns:
       B0·N rows of T = S + `max_new_tokens` tokens, or `max_length` if that is
@@ -162,7 +174,7 @@ class LanguageModel:
     )
     self._check_lengths(prompt_len, prompts.shape[1])
     self._check_params(params)
-    sample_id = first_sample + jnp.arange(num_samples, dtype=jnp.int32)
+    sample_id = sampling.sample_ids(problem_id, first_sample, num_samples)
     batch = prompts.shape[0]
     rollout = Rollout(
       tokens=prompts,

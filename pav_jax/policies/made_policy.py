@@ -8,10 +8,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax import randomness, steps
-from pav_jax.models import made
+from pav_jax.models import made, partitioning
+from pav_jax.models.partitioning import Layout
+from pav_jax.policies import sampling
 from pav_jax.problems.planted import Planted
 from pav_jax.rollout import Rollout
 
@@ -55,7 +58,7 @@ def _config(
 
 @dataclasses.dataclass(frozen=True)
 class MadePolicy:
-  """A policy: plain callables over parameters.
+  """A `policies.base.Policy`, pure JAX throughout.
 
   Attributes:
     problem: gives vocabulary, length and end token.
@@ -65,6 +68,9 @@ class MadePolicy:
   problem: Planted
   hidden: tuple[int, ...] = (128, 128, 128)
 
+  placement = "device"
+  layout = None
+
   def __post_init__(self):
     object.__setattr__(self, "hidden", tuple(self.hidden))
     _ = self.config
@@ -73,6 +79,21 @@ class MadePolicy:
   def config(self) -> made.MadeConfig:
     """The network's shape."""
     return _config(self.problem, self.hidden, self.problem.vocab_size)
+
+  def on(self, layout: Layout | None) -> "MadePolicy":
+    """Itself: its parameters are small, and whole on every device."""
+    del layout
+    return self
+
+  def shardings(self, layout: Layout) -> dict:
+    """Whole copies on every device."""
+    whole = partitioning.replicated(layout.mesh)
+    shapes = jax.eval_shape(self.init, jax.random.key(0))
+    return jax.tree.map(lambda _: whole, shapes)
+
+  def value_network(self) -> "MadeValue":
+    """A network like the policy's with one output."""
+    return MadeValue(self.problem, self.hidden)
 
   def init(self, key: jax.Array) -> dict:
     """Random parameters."""
@@ -92,24 +113,24 @@ class MadePolicy:
     num_prefixes = rollout.prefix_len.shape[-1]
     return jnp.where((step > 0) & (step < num_prefixes), logp, 0.0)
 
+  def has_ended(self, rollout: Rollout) -> Bool[Array, "B"]:
+    """All have: a response of full length is whole."""
+    return jnp.ones(rollout.prefix_len.shape[:-1], bool)
+
   def sample(
     self,
     params: dict,
     key: jax.Array,
-    problem_id: Int[Array, "B"],
-    sample_id: Int[Array, "B"],
+    problem_id: Int[ArrayLike, "D"],
+    first_sample: Int[ArrayLike, "D"] | int = 0,
+    *,
+    num_samples: int = 1,
   ) -> Rollout:
-    """One response for each row, its randomness addressed by the ids.
-
-    Args:
-      params: of the network.
-      key: the run's key.
-      problem_id: int32[B].
-      sample_id: int32[B], which of the problem's samples each row is.
-
-    Returns:
-      A `Rollout` of B rows with the outcome still NaN.
-    """
+    """See `policies.base.Policy`; `problem_id` may be any addresses."""
+    problem_id = jnp.asarray(problem_id)
+    sample_id = sampling.sample_ids(problem_id, first_sample, num_samples)
+    sample_id = sample_id.reshape(-1)
+    problem_id = jnp.repeat(problem_id, num_samples)
     length = self.problem.length
     keys = randomness.token_keys(key, (problem_id, sample_id), length)
     nothing = jnp.zeros((*problem_id.shape, length), jnp.int32)
@@ -129,21 +150,16 @@ class MadePolicy:
     rollout: Rollout,
     *,
     num_samples: int,
+    prefixes: Int[ArrayLike, "B Q"] | None = None,
   ) -> Rollout:
-    """Completions of every prefix of every rollout.
-
-    Args:
-      params: of the network.
-      key: the run's key.
-      rollout: of B rows and H steps.
-      num_samples: M completions of each prefix.
-
-    Returns:
-      A `Rollout` of B·(H+1)·M rows, ordered by rollout, prefix, completion.
-      Rows keep the problem's id; their tokens begin with the prefix.
-    """
+    """See `policies.base.Policy`; rows begin with their prefix."""
     batch, num_prefixes = rollout.prefix_len.shape
-    shape = (batch, num_prefixes, num_samples)
+    if prefixes is None:
+      prefixes = jnp.broadcast_to(
+        jnp.arange(num_prefixes), (batch, num_prefixes)
+      )
+    prefixes = jnp.asarray(prefixes)
+    shape = (*prefixes.shape, num_samples)
 
     def rows(x):
       x = x.reshape(batch, -1, 1, *x.shape[2:])
@@ -151,7 +167,7 @@ class MadePolicy:
         -1, *x.shape[3:]
       )
 
-    prefix = rows(jnp.broadcast_to(jnp.arange(num_prefixes), shape[:2]))
+    prefix = rows(prefixes)
     completion = jnp.broadcast_to(jnp.arange(num_samples), shape).reshape(-1)
     problem_id = rows(rollout.problem_id)
     sample_id = rows(rollout.sample_id)
@@ -162,7 +178,7 @@ class MadePolicy:
       params,
       keys,
       rows(rollout.tokens[:, None, :]),
-      rows(rollout.prefix_len),
+      rows(jnp.take_along_axis(rollout.prefix_len, prefixes, axis=1)),
       problem_id,
       sample_id,
     )
@@ -209,8 +225,9 @@ class MadeValue:
     """The network's shape."""
     return _config(self.problem, self.hidden, num_outputs=1)
 
-  def init(self, key: jax.Array) -> dict:
-    """Random parameters."""
+  def init(self, key: jax.Array, params: dict | None = None) -> dict:
+    """Random parameters; the policy's, `params`, are of another shape."""
+    del params
     return made.init(self.config, key)
 
   def values(self, params: dict, rollout: Rollout) -> Float[Array, "B H"]:

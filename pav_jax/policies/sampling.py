@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from pav_jax import randomness
@@ -114,3 +115,15 @@ def logp_of_next(
     lambda logits, tokens: logp_of(scale_logits(logits, temperature), tokens),
     layout=layout,
   )
+
+
+def sample_ids(
+  problem_id: Int[ArrayLike, "D"],
+  first_sample: Int[ArrayLike, "D"] | int,
+  num_samples: int,
+) -> Int[Array, "D N"]:
+  """The numbers of N samples of each problem, from its first one on."""
+  first = jnp.broadcast_to(
+    jnp.asarray(first_sample, jnp.int32), jnp.shape(problem_id)
+  )
+  return first[:, None] + jnp.arange(num_samples, dtype=jnp.int32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from pav_jax import randomness
-from pav_jax.models import decoding
+from pav_jax.models import decoding, layers
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies import sampling, slots
@@ -146,8 +146,8 @@ def _decode_chunk(
     start.reshape(lanes * texts, num_prefixes) - 1,
     layout=layout,
   )
-  shared = decoding.unstack(config, decoding.join(shared, texts))
-  unstacked = decoding.unstack(config, params["layers"])
+  shared = layers.unstack(config, decoding.join(shared, texts))
+  unstacked = layers.unstack(config, params["layers"])
   params = {**params, "layers": unstacked}
   keys = jax.random.wrap_key_data(
     key_data.reshape(lanes, texts * num_rows, -1), impl=key_impl
@@ -242,7 +242,7 @@ def _decode_chunk(
 
   # A row's last token is never read, so it needs no room in the cache.
   rings = [sampling.bucket(max(max_new_tokens - 1, 1))]
-  if num_slots >= start.shape[1] and decoding.is_shallow(config):
+  if num_slots >= start.shape[1] and layers.is_shallow(config):
     rings = _growing(rings[0])
   shape = (lanes, num_slots)
   zeros = jnp.zeros(shape, jnp.int32)

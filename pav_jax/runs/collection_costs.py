@@ -1,12 +1,11 @@
 """What each shard of a collection took, in a file beside the data set."""
 
 import dataclasses
-import json
-import os
 import pathlib
 
 import numpy as np
 
+from pav_jax import files
 from pav_jax.training.collect_seeds import Spent
 
 
@@ -25,20 +24,29 @@ def write(
     spent: on it.
     seconds: of wall time.
   """
-  path = _file(directory, index)
-  partial = path.with_suffix(".partial")
   what = dataclasses.asdict(spent) | {"seconds": round(seconds, 3)}
-  partial.write_text(json.dumps(what) + "\n")
-  os.replace(partial, path)
+  files.write_json(_file(directory, index), what, checked=True)
 
 
 def read(
   directory: pathlib.Path, num_shards: int
 ) -> tuple[Spent, np.ndarray, np.ndarray]:
-  """Sums over all shards; completions and seconds of each."""
+  """Sums over all shards; completions and seconds of each.
+
+  Raises:
+    ValueError: naming a file that is missing or damaged.
+  """
   total, numbers, seconds = Spent(), [], []
   for index in range(num_shards):
-    fields = json.loads(_file(directory, index).read_text())
+    path = _file(directory, index)
+    way_out = (
+      f"move it and shard {index} of the targets away and start again: that "
+      "shard alone is written again"
+    )
+    try:
+      fields = files.read_json(path, checked=True, way_out=way_out)
+    except FileNotFoundError as error:
+      raise ValueError(f"{path} is missing; {way_out}") from error
     seconds.append(fields.pop("seconds"))
     spent = Spent(**fields)
     numbers.append(spent.completions)

@@ -11,10 +11,9 @@ from jaxtyping import Float
 
 from pav_jax import steps
 from pav_jax.data import process_bench as process_bench_files
-from pav_jax.reporting import fit_plots as training_plots
 from pav_jax.reporting import progress, value_plots
-from pav_jax.reporting.metrics import MetricsLog
 from pav_jax.rollout import Rollout, StepTargets
+from pav_jax.runs.labelled_data import LabelledData
 from pav_jax.runs.show_traces import ScoreFn, page
 from pav_jax.training import value_evaluation as evaluation
 from pav_jax.training.labelling import Examples
@@ -22,34 +21,31 @@ from pav_jax.training.value_evaluation import References
 
 
 def validation(
-  logit: Float[np.ndarray, "B P"], judged: Examples, known: References
+  logit: Float[np.ndarray, "B P"], examples: Examples, references: References
 ) -> dict[str, float]:
   """The loss on held-out traces, and what tells most about a verifier.
 
   Args:
     logit: of the prefixes.
-    judged: labels and weights of the same traces.
-    known: of the same traces.
+    examples: labels and weights of the same traces.
+    references: of the same traces.
   """
-  entropy = np.logaddexp(0, logit) - judged.label * logit
-  total = np.sum(judged.weight * entropy, dtype=np.float64)
-  found = {"loss": float(total / len(logit))}
-  return found | evaluation.summary(scipy.special.expit(logit), known)
+  entropy = np.logaddexp(0, logit) - examples.label * logit
+  total = np.sum(examples.weight * entropy, dtype=np.float64)
+  measures = evaluation.summary(scipy.special.expit(logit), references)
+  return {"loss": float(total / len(logit))} | measures
 
 
-def final(
+def test(
   workdir: pathlib.Path,
   score_fn: ScoreFn,
   problem: Any,
-  validation: StepTargets,
-  test: StepTargets,
+  data: LabelledData,
   *,
   exact: Callable[[Rollout], Float[np.ndarray, "B P"]] | None,
-  calibration: tuple[float, float] | None,
+  scaling: tuple[float, float] | None,
   process_bench: Sequence[str | os.PathLike],
   num_inspected: int,
-  log: MetricsLog,
-  num_steps: int,
   title: str,
 ) -> tuple[dict[str, Any], dict[str, Any], list[pathlib.Path]]:
   """Tests a verifier, and writes figures and the page.
@@ -58,38 +54,36 @@ def final(
     workdir: gets the files.
     score_fn: logits of the verifier that is kept.
     problem: of the traces.
-    validation: traces for thresholds.
-    test: traces for everything else.
+    data: whose validation part gives the threshold of first errors, and whose
+      test part everything else.
     exact: exact values, or None.
-    calibration: scale and offset that its head has got, or None.
+    scaling: scale and offset that its head has got, or None.
     process_bench: files, see `fit_verifier`.
     num_inspected: test traces on the page.
-    log: the run's.
-    num_steps: of training.
     title: of figures and page.
 
   Returns:
     Measures for the report, more for it, and what was written.
   """
-  validation = evaluation.references(problem, validation, exact)
-  test = evaluation.references(problem, test, exact)
-  logit = score_fn(test.targets)
+  validation = evaluation.references(problem, data.validation, exact)
+  references = evaluation.references(problem, data.test, exact)
+  logit = score_fn(references.targets)
   q_hat = scipy.special.expit(logit)
-  tested = evaluation.measure(q_hat, test)
-  if test.alive is not None:
+  tested = evaluation.measure(q_hat, references)
+  if references.alive is not None:
     q_validation = scipy.special.expit(score_fn(validation.targets))
     tested["first_error"] = evaluation.locate_first_errors(
-      (q_validation, validation), (q_hat, test)
+      (q_validation, validation), (q_hat, references)
     )
   if process_bench:
     tested["process_bench"] = process_bench_scores(
       score_fn, problem, process_bench
     )
   more = {}
-  if calibration is not None:
-    scale, offset = calibration
+  if scaling is not None:
+    scale, offset = scaling
     before = evaluation.measure(
-      scipy.special.expit((logit - offset) / scale), test
+      scipy.special.expit((logit - offset) / scale), references
     )
     more["calibration"] = evaluation.plain(
       {
@@ -98,13 +92,13 @@ def final(
         "ece_before": before["monte_carlo"]["ece"],
       }
     )
-  written = _figures(workdir, q_hat, test, tested, log, num_steps, title)
+  written = _figures(workdir, q_hat, references, tested, title)
   written.append(
     page(
       workdir / "inspect.html",
       {"verifier": score_fn},
       problem,
-      test.targets,
+      references.targets,
       exact=exact,
       num_traces=num_inspected,
       title=title,
@@ -121,7 +115,7 @@ def process_bench_scores(
 
   Args:
     score_fn: logits of a verifier.
-    problem: has a vocabulary and a delimiter.
+    problem: of the verifier's policy; its prompts have the samples' problems.
     files: one to choose the threshold on, and one to report on.
 
   Raises:
@@ -130,12 +124,7 @@ def process_bench_scores(
   parts = []
   for file in files:
     samples = process_bench_files.read(file)
-    rollout = process_bench_files.rollout(
-      samples,
-      problem.vocabulary.encode,
-      delimiter=problem.delimiter,
-      pad_id=problem.vocabulary.pad_id,
-    )
+    rollout = process_bench_files.rollout(samples, problem)
     logit = score_fn(_unlabelled(rollout))
     mask = np.asarray(steps.step_mask(rollout.prefix_len))
     labels = np.array([sample.label for sample in samples], np.int32)
@@ -157,18 +146,22 @@ def _unlabelled(rollout: Rollout) -> StepTargets:
 
 
 def _figures(
-  workdir, q_hat, known, tested, log, num_steps, title
+  workdir: pathlib.Path,
+  q_hat: Float[np.ndarray, "B P"],
+  references: References,
+  tested: dict[str, Any],
+  title: str,
 ) -> list[pathlib.Path]:
-  targets = known.targets
-  best = known.q_mc if known.exact is None else known.exact
-  where = known.mask & np.isfinite(best)
+  targets, mask = references.targets, references.mask
+  best = references.q_mc if references.exact is None else references.exact
+  where = mask & np.isfinite(best)
   written = [
     value_plots.reliability(
       workdir, {"verifier": q_hat}, np.where(where, best, 0), where
     )
   ]
   clear = np.isfinite(targets.outcome)
-  arguments = (q_hat[clear], targets.outcome[clear], known.mask[clear])
+  arguments = (q_hat[clear], targets.outcome[clear], mask[clear])
   for plot in value_plots.value_traces, value_plots.value_distribution:
     written.append(plot(workdir, *arguments, title=title))
   pooled = {"outcome": tested["outcome"]["auc"]["by_step"]}
@@ -204,13 +197,6 @@ def _figures(
       },
       ylabel="expected calibration error",
       title=title,
-    )
-  )
-  written.append(
-    training_plots.summary(
-      workdir,
-      log.history("train", "values", num_steps)[:, 0],
-      log.rows("validation"),
     )
   )
   return written

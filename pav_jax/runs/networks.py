@@ -9,7 +9,6 @@ import jax
 from pav_jax.models import hf, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.provers.verifier import Verifier
 from pav_jax.training.state import sha256
 
 
@@ -54,35 +53,34 @@ def layout_of(mesh: jax.sharding.Mesh | None) -> Layout | None:
   return Layout(mesh)
 
 
-def copied(prover: Any, layout: Layout | None) -> Any:
-  """A verifier with a copy of its parameters on every device of a layout.
-
-  Args:
-    prover: of one device, or with such a one as its own `prover`; others are
-      given back as they are, and so are verifiers that have a layout.
-    layout: of the policy; where that is split nothing is copied.
-  """
-  if layout is None or layout.splits_parameters:
-    return prover
-  if dataclasses.is_dataclass(prover) and hasattr(prover, "prover"):
-    inner = copied(prover.prover, layout)
-    return dataclasses.replace(prover, prover=inner)
-  if not isinstance(prover, Verifier) or prover.layout is not None:
-    return prover
-  params = partitioning.put(prover.params, partitioning.replicated(layout.mesh))
-  return dataclasses.replace(prover, params=params, layout=layout)
-
-
 def load(
   path: str,
   *,
   problem: Any,
   make_policy: Callable[..., LanguageModel],
   layout: Layout | None,
+  dtype: str | None = None,
+  param_dtype: str | None = None,
+  remat: str = "none",
 ) -> Loaded:
-  """Reads a checkpoint that shares the problem's vocabulary and delimiter."""
+  """Reads a checkpoint that shares the problem's tokenizer and delimiter.
+
+  Args:
+    path: of its directory.
+    problem: that the network answers.
+    make_policy: `(config, problem) -> LanguageModel`.
+    layout: where the network lies; None for a single device.
+    dtype: of computation; None for that of the parameters.
+    param_dtype: of parameters; None for the checkpoint's.
+    remat: what gradients compute again, see `TransformerConfig`.
+
+  Raises:
+    ValueError: if it is of another tokenizer or delimiter, or cannot be read.
+  """
   hf.check_fingerprint(path, problem.fingerprint)
-  config, params = hf.load(path, layout=layout)
+  config, params = hf.load(
+    path, layout=layout, dtype=dtype, param_dtype=param_dtype, remat=remat
+  )
   policy = make_policy(config, problem)
   if layout is not None:
     policy = dataclasses.replace(policy, layout=layout)

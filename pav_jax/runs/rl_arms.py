@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 
-from pav_jax.models.partitioning import Layout
+from pav_jax.provers import base as provers
 from pav_jax.provers import verifier
-from pav_jax.runs import networks
-from pav_jax.training.language_arm import LanguageArm
+from pav_jax.training.rl import Arm
 from pav_jax.training.state import sha256
 
 
@@ -20,33 +19,61 @@ class Candidates:
   Attributes:
     name: of the arm.
     arms: candidates, whose own names tell them apart.
+
+  Raises:
+    ValueError: if there is none, or two have one name.
   """
 
   name: str
-  arms: Sequence[LanguageArm]
+  arms: Sequence[Arm]
+
+  def __post_init__(self):
+    names = [arm.name for arm in self.arms]
+    if not names or len(set(names)) < len(names):
+      raise ValueError(
+        f"candidates of {self.name} are named {names}, expected one or more "
+        "different names"
+      )
+
+
+def all_arms(arms: Sequence[Arm | Candidates]) -> list[Arm]:
+  """Arms, and candidates one by one."""
+  return [
+    one
+    for arm in arms
+    for one in (arm.arms if isinstance(arm, Candidates) else (arm,))
+  ]
 
 
 def fixed_verifier(
   path: str,
   problem: Any,
   *,
-  k: float | int = 1,
   mesh: jax.sharding.Mesh | None = None,
+  dtype: str | None = None,
+  param_dtype: str | None = None,
 ) -> verifier.Verifier:
-  """A trained verifier as prover, of the problem's vocabulary and delimiter.
+  """A trained verifier as prover, of the problem's tokenizer and delimiter.
 
   Args:
     path: of its directory, see `provers.verifier.load`.
     problem: has a `fingerprint`.
-    k: of Best-of-K.
     mesh: over which it is split, like the policy that is trained; None for one
       device of each process.
+    dtype: of computation; None for that of the parameters.
+    param_dtype: of parameters; None for what the files hold.
   """
-  return verifier.load(path, fingerprint=problem.fingerprint, k=k, mesh=mesh)
+  return verifier.load(
+    path,
+    fingerprint=problem.fingerprint,
+    mesh=mesh,
+    dtype=dtype,
+    param_dtype=param_dtype,
+  )
 
 
 def grid(
-  arm: LanguageArm,
+  arm: Arm,
   *,
   rates: Sequence[float],
   alphas: Sequence[float] | None = None,
@@ -55,7 +82,8 @@ def grid(
   """An arm at all combinations of learning rates and weights of progress.
 
   Args:
-    arm: whose update has the setting.
+    arm: whose update has the setting, and whose credit centres an
+      `EffectiveReward`.
     rates: learning rates of the update, or values of another setting.
     alphas: of the reward; None for the arm's own.
     setting: of the update; of a `NaturalGradient` "step_size" or, where its
@@ -64,45 +92,31 @@ def grid(
   Raises:
     ValueError: if the update has no such setting.
   """
-  if not hasattr(arm.update, setting):
+  names = [field.name for field in dataclasses.fields(arm.update)]
+  if setting not in names:
     raise ValueError(
       f"the update of {arm.name!r} is {arm.update}, which has no {setting}"
     )
+  reward = arm.credit.reward
   candidates = []
   for rate in rates:
-    for alpha in alphas or (arm.reward.alpha,):
+    for alpha in alphas or (reward.alpha,):
       update = dataclasses.replace(arm.update, **{setting: rate})
-      reward = dataclasses.replace(arm.reward, alpha=alpha)
-      name = f"rate{rate:g}_alpha{alpha:g}"
+      of_alpha = dataclasses.replace(reward, alpha=alpha)
       candidates.append(
-        dataclasses.replace(arm, name=name, update=update, reward=reward)
+        dataclasses.replace(
+          arm,
+          name=f"rate{rate:g}_alpha{alpha:g}",
+          update=update,
+          credit=dataclasses.replace(arm.credit, reward=of_alpha),
+        )
       )
   return Candidates(arm.name, candidates)
 
 
-def placed(arm: LanguageArm, layout: Layout | None) -> LanguageArm:
-  """The arm with its verifier on all devices of this process.
-
-  Args:
-    arm: whose verifier, if any, may be on one device.
-    layout: of the training; where that is split the arm is given back as it is.
-  """
-  if layout is None or layout.splits_parameters:
-    return arm
-  prover = networks.copied(arm.reward.prover, layout.own)
-  reward = dataclasses.replace(arm.reward, prover=prover)
-  return dataclasses.replace(arm, reward=reward)
-
-
-def described(arm: LanguageArm) -> str:
+def described(arm: Arm) -> str:
   """The arm for a checkpoint's configuration; a verifier by its digest."""
-  reward = dataclasses.replace(arm.reward, prover=_described(arm.reward.prover))
-  return repr(dataclasses.replace(arm, reward=reward))
-
-
-def _described(prover: Any) -> Any:
-  if hasattr(prover, "params"):
-    return f"{type(prover).__name__} {sha256(prover.params)}"
-  if dataclasses.is_dataclass(prover) and hasattr(prover, "prover"):
-    return dataclasses.replace(prover, prover=_described(prover.prover))
-  return prover
+  if arm.prover is None:
+    return repr(arm)
+  prover = provers.described(arm.prover, sha256)
+  return f"{dataclasses.replace(arm, prover=None)} with {prover}"

@@ -2,16 +2,24 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from pav_jax.reporting import progress
+from pav_jax.policies.base import Policy
+from pav_jax.reporting import progress, rl_plots
 from pav_jax.reporting.metrics import MetricsLog
-from pav_jax.training import rl
+from pav_jax.runs import rl_held_out
+from pav_jax.runs.rl_held_out import EvaluationConfig
+from pav_jax.runs.rl_loop import Replica
+from pav_jax.training import processes, rl
 from pav_jax.training.probes import Thresholds
+from pav_jax.training.rl import Arm
+from pav_jax.training.rl_replicas import Stream
 
 # Accuracies of training batches to which iterations are counted.
 LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -20,28 +28,82 @@ WINDOW = 10
 _SUCCESSES = 25
 
 
-@dataclasses.dataclass(frozen=True)
-class Lane:
-  """One arm and seed, trained.
+class Reporter:
+  """Tests the start and what was trained from it, and reports on both.
 
   Attributes:
-    params: at the end.
-    seconds: of wall time, in all of the lane's runs.
-    curves: metric -> float[iterations], of training batches.
-    validation: metric -> float[evaluations]; `iteration` among them.
-    warnings: probe -> iteration at which it warned first, and what it said.
+    tunes: whether there are validation problems to tune arms on.
   """
 
-  params: PyTree
-  seconds: float
-  curves: dict[str, np.ndarray]
-  validation: dict[str, np.ndarray]
-  warnings: dict[str, dict[str, Any]]
+  tunes = True
 
+  def __init__(self, run: Any):
+    """Of a `reinforce.Run` whose evaluation is an `EvaluationConfig`."""
+    self._run = run
+    self._config: EvaluationConfig = run.settings.evaluation
+    self._key = jax.random.key(run.settings.seed)
+    self._replicas: dict[str, list[Replica]] = {}
+    self._tested: dict[str, list[dict[str, Any]]] = {}
 
-def series(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
-  """Rows of one seed as float64, NaN for null."""
-  return np.array([row[0] for row in rows], np.float64)
+  def judge_start(self) -> None:
+    """Tests the start, and looks for problems that are too hard for it."""
+    start = self._to_sample(self._run.params_of(self._run.seeds[0]))
+    problem = self._run.settings.problem
+    self._hard = rl_held_out.hard_problems(
+      *start, Stream.HARD.of(self._key), problem, self._config
+    )
+    self._started = self._test(*start)
+
+  def add(self, name: str, replicas: Sequence[Replica]) -> None:
+    """Tests replicas of an arm; their parameters are let go."""
+    for replica in replicas:
+      tested = self._test(*self._to_sample(replica.params))
+      self._tested.setdefault(name, []).append(tested)
+      self._replicas.setdefault(name, []).append(
+        dataclasses.replace(replica, params=None)
+      )
+
+  def report(
+    self, arms: Sequence[Arm]
+  ) -> tuple[dict[str, Any], dict[str, Any], list[pathlib.Path]]:
+    """The report's `arms`, what else is in it, and figures."""
+    settings = self._run.settings
+    report = {
+      arm.name: summary(
+        self._replicas[arm.name],
+        self._tested[arm.name],
+        settings.num_problems * settings.num_samples,
+        settings.thresholds,
+      )
+      for arm in arms
+    }
+    if not processes.is_first():
+      return report, {}, []
+    first = next(iter(report))
+    more = {
+      "start": self._started,
+      "fewer_iterations_than": first,
+      "ratios": {
+        name: ratios(report[first], of_arm)
+        for name, of_arm in report.items()
+        if name != first
+      },
+    }
+    figures = rl_plots.write_all(self._run.workdir, report, self._started)
+    return report, more, figures
+
+  def print_table(self, experiment: str, report: dict[str, Any]) -> None:
+    """The start and all arms."""
+    number = self._run.settings.num_seeds
+    print_table(experiment, report, self._started, number)
+
+  def _to_sample(self, params: PyTree) -> tuple[Policy, PyTree]:
+    return self._run.place.to_sample(self._run.start.policy, params)
+
+  def _test(self, policy: Policy, params: PyTree) -> dict[str, Any]:
+    problem, key = self._run.settings.problem, Stream.TEST.of(self._key)
+    tested = rl_held_out.test(policy, params, key, problem, self._config)
+    return rl_held_out.summary(tested, self._config, self._hard)
 
 
 def window(level: float, batch_size: int) -> int:
@@ -83,37 +145,28 @@ def iterations_to(
   return min((count for count in counts if count), default=None)
 
 
-def accuracy_over_run(validation: Mapping[str, np.ndarray]) -> float:
-  """Validation accuracy, averaged over a run's iterations.
-
-  The area under the curve of accuracies against iterations, by trapezoids, over
-  its length: high if a run learns early and ends well. Where a run was judged
-  at its beginning and at its end alone, the end decides.
+def warnings(
+  curves: Mapping[str, np.ndarray], thresholds: Thresholds
+) -> dict[str, dict[str, Any]]:
+  """First warning of each probe, in means of the last ten batches.
 
   Args:
-    validation: with `iteration` and `accuracy`, of two evaluations or more.
+    curves: metric -> float[iterations].
+    thresholds: from where on to warn.
   """
-  at, accuracy = validation["iteration"], validation["accuracy"]
-  return float(np.trapezoid(accuracy, at) / (at[-1] - at[0]))
-
-
-def warnings(
-  curves: Mapping[str, list], thresholds: Thresholds
-) -> dict[str, dict[str, Any]]:
-  """First warning of each probe, in means of the last ten batches."""
   probes = ("no_progress", "empty", "length", "distinct", "score_gap")
-  known = {name: series(curves[name]) for name in probes if name in curves}
-  first = {name: float(x[0]) for name, x in known.items()}
-  known["accuracy"] = series(curves["accuracy"])
-  found, best = {}, 0.0
-  for at in range(len(known["length"])):
+  series = {name: curves[name] for name in probes if name in curves}
+  first = {name: float(x[0]) for name, x in series.items()}
+  series["accuracy"] = curves["accuracy"]
+  out, best = {}, 0.0
+  for at in range(len(series["length"])):
     begin = max(0, at + 1 - WINDOW)
-    now = {name: float(x[begin : at + 1].mean()) for name, x in known.items()}
+    now = {name: float(x[begin : at + 1].mean()) for name, x in series.items()}
     if at + 1 >= WINDOW:
       best = max(best, now["accuracy"])
     for name, text in thresholds.exceeded(now, first, best).items():
-      found.setdefault(name, {"iteration": at + 1, "says": text})
-  return found
+      out.setdefault(name, {"iteration": at + 1, "says": text})
+  return out
 
 
 def warn(
@@ -127,53 +180,61 @@ def warn(
     thresholds: from where on to warn.
     warned: what was said before; gets what is said now.
   """
-  for name, found in warnings(log.rows("train"), thresholds).items():
+  curves = {
+    name: np.array([seeds[0] for seeds in column], np.float64)
+    for name, column in log.rows("train").items()
+    if name != "iteration"
+  }
+  for name, warning in warnings(curves, thresholds).items():
     if name not in warned:
-      warned[name] = found
-      progress.say(
-        f"warning: {label}: {found['says']} at iteration {found['iteration']}"
-      )
+      warned[name] = warning
+      says, at = warning["says"], warning["iteration"]
+      progress.say(f"warning: {label}: {says} at iteration {at}")
 
 
 def summary(
-  lanes: Sequence[Lane], tested: Sequence[Mapping[str, Any]], batch_size: int
+  replicas: Sequence[Replica],
+  tested: Sequence[Mapping[str, Any]],
+  batch_size: int,
+  thresholds: Thresholds,
 ) -> dict[str, Any]:
   """An arm's part of the report; lists have a value, or curve, per seed.
 
   Args:
-    lanes: of the arm, one for each seed.
-    tested: `rl_evaluation.report` of each.
+    replicas: of the arm, one for each seed.
+    tested: `rl_held_out.summary` of each.
     batch_size: responses in a batch, see `window`.
+    thresholds: from where on probes warn.
   """
 
   def listed(x):
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in x]
 
   return {
-    "accuracy": [found["accuracy"] for found in tested],
+    "accuracy": [judged["accuracy"] for judged in tested],
     "pass_at_k": {
-      k: [found["pass_at_k"][k] for found in tested]
+      k: [judged["pass_at_k"][k] for judged in tested]
       for k in tested[0]["pass_at_k"]
     },
     "hard_problems_solved": [
-      found.get("hard_problems_solved") for found in tested
+      judged.get("hard_problems_solved") for judged in tested
     ],
     "iterations_to": {
       f"{level:g}": [
-        iterations_to(lane.curves["accuracy"], level, batch_size)
-        for lane in lanes
+        iterations_to(replica.curves["accuracy"], level, batch_size)
+        for replica in replicas
       ]
       for level in LEVELS
     },
-    "seconds": [lane.seconds for lane in lanes],
-    "warnings": [lane.warnings for lane in lanes],
+    "seconds": [replica.seconds for replica in replicas],
+    "warnings": [warnings(x.curves, thresholds) for x in replicas],
     "curves": {
-      name: [listed(lane.curves[name]) for lane in lanes]
-      for name in lanes[0].curves
+      name: [listed(replica.curves[name]) for replica in replicas]
+      for name in replicas[0].curves
     },
     "validation": {
-      name: [listed(lane.validation[name]) for lane in lanes]
-      for name in lanes[0].validation
+      name: [listed(replica.validation[name]) for replica in replicas]
+      for name in replicas[0].validation
     },
   }
 

@@ -1,5 +1,6 @@
 """The run that writes a page on which to look at traces and their values."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -13,9 +14,9 @@ from jaxtyping import Float, Int
 from pav_jax.data import step_targets
 from pav_jax.provers import verifier as provers_verifier
 from pav_jax.reporting import progress, trace_page
-from pav_jax.reporting.metrics import write_config
 from pav_jax.rollout import Rollout, StepTargets
 from pav_jax.runs import hosts
+from pav_jax.runs.workdir import accept, exclusive
 from pav_jax.training import value_evaluation as evaluation
 from pav_jax.training.target_splits import rollout_of, take
 
@@ -23,56 +24,70 @@ from pav_jax.training.target_splits import rollout_of, take
 ScoreFn = Callable[[StepTargets], Float[np.ndarray, "B P"]]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectSettings:
+  """Settings of `inspect_traces`.
+
+  Attributes:
+    problem: that the data is of.
+    data: a directory of step targets.
+    verifiers: name -> directory, see `provers.verifier`; may be empty.
+    exact: exact values, `rollout -> [B, P]`, to be shown too.
+    num_traces: most traces on the page.
+    dtype: of verifiers' computation; None for that of their parameters.
+    seed: of the choice of traces.
+  """
+
+  problem: Any
+  data: str | os.PathLike
+  verifiers: Mapping[str, str | os.PathLike]
+  exact: Callable[[Rollout], Float[np.ndarray, "B P"]] | None = None
+  num_traces: int = 50
+  dtype: str | None = None
+  seed: int = 0
+
+
+@exclusive
 def inspect_traces(
-  workdir: str | os.PathLike,
-  experiment: str,
-  *,
-  problem: Any,
-  data: str | os.PathLike,
-  verifiers: Mapping[str, str | os.PathLike],
-  exact: Callable[[Rollout], Float[np.ndarray, "B P"]] | None = None,
-  num_traces: int = 50,
-  seed: int = 0,
+  workdir: str | os.PathLike, experiment: str, settings: InspectSettings
 ) -> pathlib.Path:
   """Writes `inspect.html`: traces coloured by the values of verifiers.
 
   Args:
     workdir: gets the page.
     experiment: its name, the page's title.
-    problem: that the data is of.
-    data: a directory of step targets.
-    verifiers: name -> directory, see `provers.verifier`; may be empty.
-    exact: exact values, `rollout -> [B, P]`, to be shown too.
-    num_traces: most traces on the page.
-    seed: of the choice of traces.
+    settings: of the run.
 
   Returns:
     The page.
 
   Raises:
-    ValueError: if data or a verifier is of another vocabulary or delimiter, or
+    ValueError: if data or a verifier is of another tokenizer or delimiter, or
       no trace has an outcome.
   """
   hosts.require_one_process("inspect_traces")
-  fingerprint = problem.fingerprint
+  fingerprint = settings.problem.fingerprint
   score_fns = {
     name: functools.partial(
-      evaluation.score, provers_verifier.load(path, fingerprint=fingerprint)
+      evaluation.score,
+      provers_verifier.load(
+        path, fingerprint=fingerprint, dtype=settings.dtype
+      ),
     )
-    for name, path in verifiers.items()
+    for name, path in settings.verifiers.items()
   }
-  targets = step_targets.load(data, fingerprint=fingerprint)
+  targets = step_targets.load(settings.data, fingerprint=fingerprint)
+  accept(workdir, experiment, {"run": "inspect_traces"})
   path = page(
     pathlib.Path(workdir) / "inspect.html",
     score_fns,
-    problem,
+    settings.problem,
     targets,
-    exact=exact,
-    num_traces=num_traces,
-    seed=seed,
+    exact=settings.exact,
+    num_traces=settings.num_traces,
+    seed=settings.seed,
     title=experiment,
   )
-  write_config(workdir)
   progress.say(f"wrote {path}")
   return path
 
@@ -97,11 +112,11 @@ def page(
     path: of the file.
     verifiers: logits of each, by name.
     problem: whose vocabulary writes tokens; see
-      `verifier_evaluation.references`.
+      `value_evaluation.references`.
     targets: the traces.
-    exact: see `inspect_traces`.
-    num_traces: see `inspect_traces`.
-    seed: see `inspect_traces`.
+    exact: see `InspectSettings`.
+    num_traces: see `InspectSettings`.
+    seed: see `InspectSettings`.
     title: of the page.
 
   Raises:
@@ -109,7 +124,7 @@ def page(
   """
   rows = choose(np.asarray(targets.outcome), num_traces, seed)
   targets = take(targets, rows)
-  known = evaluation.references(problem, targets, exact)
+  references = evaluation.references(problem, targets, exact)
   values = {
     name: scipy.special.expit(score_fn(targets))
     for name, score_fn in verifiers.items()
@@ -118,17 +133,18 @@ def page(
     path,
     rollout_of(targets),
     functools.partial(token_text, problem.vocabulary),
-    values | {"Monte Carlo": known.q_mc},
+    values | {"Monte Carlo": references.q_mc},
     title=title,
-    exact=known.exact,
-    pit=None if known.alive is None else known.first_error,
+    exact=references.exact,
+    pit=None if references.alive is None else references.first_error,
   )
 
 
 def token_text(vocabulary: Any, token: int) -> str:
   """A token's text; policies may write ids that the vocabulary has not."""
-  known = 0 <= token < vocabulary.vocab_size
-  return vocabulary.token_text(token) if known else f"<{token}>"
+  if 0 <= token < vocabulary.vocab_size:
+    return vocabulary.token_text(token)
+  return f"<{token}>"
 
 
 def choose(

@@ -1,10 +1,9 @@
-"""What is subtracted from rewards to centre them, and what has to be learned.
+"""What is subtracted from rewards: by name for gin files, or learned.
 
 A baseline that depends on the state before a step, and not on the step, changes
-the variance of the policy gradient and not its expectation. Those that average
-samples are in `credit.centring`; here they have the form that `training.rl`
-calls, and `LearnedCredit` and `LearnedGae` are estimators with a value function
-(`credit.StatefulCredit`).
+the variance of the policy gradient and not its expectation. `NoBaseline`,
+`BatchMean` and `GroupMean` are those of `credit.centring` with their settings;
+a `LearnedBaseline` is a value function, and needs a state.
 """
 
 import dataclasses
@@ -21,62 +20,50 @@ from pav_jax import checks, credit, losses, steps
 from pav_jax.checks import Leaf
 from pav_jax.rollout import Rollout
 
+_static = functools.partial(jax.tree_util.register_dataclass, data_fields=[])
 
-@functools.partial(
-  jax.tree_util.register_dataclass, data_fields=[], meta_fields=[]
-)
+
+@functools.partial(_static, meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class NoBaseline:
   """Subtracts nothing."""
 
-  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
-    """No state."""
-    del key, params
-    return ()
-
   def __call__(
-    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
-  ) -> tuple[Float[Array, "B H"], PyTree]:
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, "B H"],
+    groups: Int[Array, "B"] | None = None,
+  ) -> Float[Array, "B H"]:
     """Zeros."""
-    return jnp.zeros_like(rewards), state
+    del rollout, groups
+    return jnp.zeros_like(rewards)
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass, data_fields=[], meta_fields=[]
-)
+@functools.partial(_static, meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class BatchMean:
-  """The batch's mean effective reward at step h, among rollouts that have one.
-
-  A rollout's own reward is in the mean, which scales the expected gradient by
-  1 − 1/n, n being the rollouts with a step h.
-  """
-
-  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
-    """No state."""
-    del key, params
-    return ()
+  """`credit.batch_mean`."""
 
   def __call__(
-    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
-  ) -> tuple[Float[Array, "B H"], PyTree]:
-    """The means, the same for every row."""
-    return credit.batch_mean(rollout, rewards), state
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, "B H"],
+    groups: Int[Array, "B"] | None = None,
+  ) -> Float[Array, "B H"]:
+    """The means, the same in every row."""
+    return credit.batch_mean(rollout, rewards, groups)
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass, data_fields=[], meta_fields=["own", "of"]
-)
+@functools.partial(_static, meta_fields=["own", "of"])
 @dataclasses.dataclass(frozen=True)
 class GroupMean:
-  """The mean reward at step h among the samples of the same problem.
+  """`credit.group_mean`.
 
   Attributes:
     own: whether a sample's own reward is in the mean (as in GRPO, which scales
       the expected gradient by 1 - 1/n); if not, the samples are left out one at
       a time (RLOO) and the gradient stays unbiased. Static.
-    of: "rewards", or "outcomes" for the mean outcome of the samples instead;
-      see `credit.group_mean`. Static.
+    of: "rewards", "outcomes" or "responses", see `credit.group_mean`. Static.
 
   Raises:
     ValueError: for another `of`.
@@ -86,22 +73,21 @@ class GroupMean:
   of: str = "rewards"
 
   def __post_init__(self):
-    if self.of not in ("rewards", "outcomes"):
-      raise ValueError(f"of is {self.of!r}, expected 'rewards' or 'outcomes'")
-
-  def init(self, key: jax.Array, params: PyTree = None) -> PyTree:
-    """No state."""
-    del key, params
-    return ()
+    if self.of not in ("rewards", "outcomes", "responses"):
+      raise ValueError(
+        f"of is {self.of!r}, expected 'rewards', 'outcomes' or 'responses'"
+      )
 
   def __call__(
-    self, state: PyTree, rollout: Rollout, rewards: Float[Array, "B H"]
-  ) -> tuple[Float[Array, "B H"], PyTree]:
+    self,
+    rollout: Rollout,
+    rewards: Float[Array, "B H"],
+    groups: Int[Array, "B"] | None = None,
+  ) -> Float[Array, "B H"]:
     """The means [B, H]."""
-    mean = credit.group_mean(
-      rollout, rewards, of=self.of, leave_one_out=not self.own
+    return credit.group_mean(
+      rollout, rewards, groups, of=self.of, leave_one_out=not self.own
     )
-    return mean, state
 
 
 @functools.partial(
@@ -120,14 +106,14 @@ class LearnedBaseline:
   `LearnedCredit` does.
 
   Attributes:
-    value: has `init(key)`, or `init(key, params)` to start from the policy's
+    value: has `init(key, params)`, which may start from the policy's
       parameters, and `values(params, rollout) -> [B, H]`, the value of the
-      state before each step; static.
+      state before each step; None for the policy's `value_network()`. Static.
     learning_rate: of Adam, > 0.
     num_steps: of Adam on each batch, at least 1, static.
   """
 
-  value: Any
+  value: Any = None
   learning_rate: Leaf = 1e-3
   num_steps: int = 1
 
@@ -143,7 +129,7 @@ class LearnedBaseline:
       key: of random parameters.
       params: the policy's, where the value function starts from them.
     """
-    params = self.value.init(key, *(() if params is None else (params,)))
+    params = self.value.init(key, params)
     return params, optax.adam(self.learning_rate).init(params)
 
   def predict(self, state: PyTree, rollout: Rollout) -> Float[Array, "B H"]:
@@ -217,10 +203,11 @@ class LearnedCredit:
     rollout: Rollout,
     q: Float[Array, "B P"] | None,
     groups: Int[Array, "B"] | None = None,
+    **more: Any,
   ) -> tuple[Float[Array, "B H"], PyTree]:
     """Weights, and the state fitted to the rewards; once for a batch."""
     exists = steps.step_mask(rollout.prefix_len)
-    rewards = self.reward(rollout, q, groups) * exists
+    rewards = self.reward(rollout, q, groups, **more) * exists
     expected, state = self.baseline(state, rollout, rewards)
     return (rewards - expected) * exists, state
 
@@ -268,3 +255,56 @@ class LearnedGae:
       rollout, values, gae_lambda=self.gae_lambda, discount=self.discount
     )
     return weights, self.baseline.fit(state, rollout, weights + before)
+
+
+def less_baseline(
+  *, reward: credit.Credit, baseline: Any
+) -> credit.Credit | credit.StatefulCredit:
+  """An estimator from what steps are worth and what is subtracted from it.
+
+  Args:
+    reward: a `credit.Credit` without state.
+    baseline: a `credit.Baseline`, or a `LearnedBaseline`.
+
+  Raises:
+    ValueError: if the baseline is neither.
+  """
+  if isinstance(baseline, LearnedBaseline):
+    return LearnedCredit(reward, baseline)
+  if not callable(baseline):
+    raise ValueError(
+      f"baseline is {baseline!r}, expected NoBaseline, BatchMean, GroupMean or "
+      "LearnedBaseline, or another function of rollouts and rewards"
+    )
+  return credit.Centred(reward, baseline)
+
+
+def without_prover(estimator: Any) -> Any:
+  """An estimator for which no values are needed, if it has no use for them.
+
+  An `EffectiveReward` with alpha 0 is the outcome. Where numbers are traced
+  nobody can see that they are 0, so this comes before.
+  """
+  if not isinstance(estimator, credit.Centred | LearnedCredit):
+    return estimator
+  reward = estimator.reward
+  if isinstance(reward, credit.EffectiveReward) and reward.is_outcome:
+    return dataclasses.replace(estimator, reward=credit.outcome)
+  return estimator
+
+
+def for_policy(estimator: Any, policy: Any) -> Any:
+  """An estimator whose value function, if it has one without, is the policy's.
+
+  Args:
+    estimator: any, such as of `less_baseline`.
+    policy: a `policies.base.Policy`.
+  """
+  if not isinstance(estimator, LearnedCredit | LearnedGae):
+    return estimator
+  if estimator.baseline.value is not None:
+    return estimator
+  baseline = dataclasses.replace(
+    estimator.baseline, value=policy.value_network()
+  )
+  return dataclasses.replace(estimator, baseline=baseline)

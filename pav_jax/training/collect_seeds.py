@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pav_jax.problems import base
 from pav_jax.provers import completions
 from pav_jax.provers.budget import EarlyStopping
-from pav_jax.provers.completions import CompleteFn, Jobs, Work
+from pav_jax.provers.completions import CompleteFn, CompletionStatistics, Jobs
 from pav_jax.rollout import Rollout, StepTargets
 
 
@@ -29,8 +30,8 @@ class Source:
     pilot: like it: completions that decide what is done next.
     extend: like it, with the policy: more traces from prefixes.
     rows_per_call: completions sampled at a time.
-    dead_are_free: whether prefixes of `problem.dead_prefixes` are taken as
-      having failed, and not completed.
+    dead_are_free: whether prefixes of `problems.base.dead_prefixes` are taken
+      as having failed, and not completed.
   """
 
   problem: Any
@@ -50,15 +51,15 @@ class Source:
     rollout = jax.tree.map(np.asarray, rollout)
     outcome = np.zeros(0, np.float32)
     if len(rollout.tokens):
-      outcome = np.asarray(self.problem.outcomes(rollout), np.float32)
+      outcome = np.asarray(self.problem.grade(rollout), np.float32)
     return dataclasses.replace(rollout, outcome=outcome)
 
   def count(
     self, complete_fn: CompleteFn, traces: Rollout, jobs: Jobs, number: int
-  ) -> tuple[Int[np.ndarray, "J"], Work]:
+  ) -> tuple[Int[np.ndarray, "J"], CompletionStatistics]:
     """`completions.count_correct` of jobs; nothing is done for none."""
     if not len(jobs.trace) or not number:
-      return np.zeros(len(jobs.trace), np.int64), Work()
+      return np.zeros(len(jobs.trace), np.int64), CompletionStatistics()
     return completions.count_correct(
       complete_fn,
       self.problem,
@@ -112,7 +113,7 @@ class Spent:
     """All completions that were sampled."""
     return self.stored + self.deciding
 
-  def with_work(self, work: Work, kind: str) -> "Spent":
+  def with_work(self, work: CompletionStatistics, kind: str) -> "Spent":
     """With completions of a kind, "stored" or "deciding", and their tokens."""
     more = Spent(tokens=work.tokens, useful=work.useful, slots=work.slots)
     return self + dataclasses.replace(more, **{kind: work.completions})
@@ -163,42 +164,31 @@ def find_prefixes(source: Source, traces: Rollout) -> Prefixes:
   final[:, 0] = False
   dead = np.zeros_like(real)
   if source.dead_are_free:
-    dead = real & ~final & dead_prefixes(source.problem, traces)
-  owner = np.zeros(prefix_len.shape, np.int64)
+    dead = real & ~final & base.dead_prefixes(source.problem, traces)
+  return Prefixes(real, final, dead, owners(traces))
+
+
+def owners(traces: Rollout | StepTargets) -> Int[np.ndarray, "B P"]:
+  """The first row of the same problem that has this prefix: int64[B, P].
+
+  A prefix that several traces share is completed once, for its owner.
+
+  Args:
+    traces: of numpy arrays.
+  """
+  owner = np.zeros(traces.prefix_len.shape, np.int64)
   seen: dict[tuple[int, int, bytes], int] = {}
   rows = zip(
-    traces.problem_id.tolist(), traces.tokens, prefix_len.tolist(), strict=True
+    traces.problem_id.tolist(),
+    traces.tokens,
+    traces.prefix_len.tolist(),
+    strict=True,
   )
   for row, (problem, tokens, lengths) in enumerate(rows):
     for h, length in enumerate(lengths):
       key = (problem, h, tokens[:length].tobytes())
       owner[row, h] = seen.setdefault(key, row)
-  return Prefixes(real, final, dead, owner)
-
-
-def readable(
-  problem: Any, traces: Rollout | StepTargets
-) -> Bool[np.ndarray, "B"]:
-  """Whether the problem finds the steps where the policy ended them.
-
-  It does not where a policy sampled padding within a response, which little
-  training makes rare and none impossible.
-  """
-  if not hasattr(problem, "prefix_lengths"):
-    return np.ones(len(traces.tokens), bool)
-  num_steps = traces.prefix_len.shape[1] - 1
-  found = problem.prefix_lengths(traces.tokens, num_steps)
-  return (found == traces.prefix_len).all(-1)
-
-
-def dead_prefixes(problem: Any, traces: Rollout) -> Bool[np.ndarray, "B P"]:
-  """`problem.dead_prefixes`, False for traces that are not `readable`."""
-  dead = np.zeros(traces.prefix_len.shape, bool)
-  rows = np.flatnonzero(readable(problem, traces))
-  if len(rows):
-    some = jax.tree.map(lambda x: x[rows], traces)
-    dead[rows] = problem.dead_prefixes(some)
-  return dead
+  return owner
 
 
 def step_targets(

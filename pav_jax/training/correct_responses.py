@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -12,7 +11,10 @@ from jaxtyping import PyTree
 from pav_jax.data.packing import pack
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.rollout import PackedTokens, Rollout
+from pav_jax.shards import Shards, from_npz, read, to_npz
 from pav_jax.training import processes
+
+FILE = "correct.npz"
 
 
 def sample_correct(
@@ -90,22 +92,18 @@ def _distinct(rollout: Rollout) -> np.ndarray:
   return np.array(new)
 
 
-def save(path: str | os.PathLike, correct: Rollout) -> None:
-  """Writes responses to a file, at once or not at all."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}")
-  fields = dataclasses.fields(correct)
-  with partial.open("wb") as file:
-    np.savez_compressed(
-      file, **{f.name: getattr(correct, f.name) for f in fields}
-    )
-  os.replace(partial, path)
+def save(shards: Shards, correct: Rollout) -> None:
+  """Writes responses to the file `correct.npz` of a directory."""
+  shards.write(FILE, to_npz(vars(correct)))
 
 
 def load(path: str | os.PathLike) -> Rollout:
-  """Reads what `save` wrote."""
-  with np.load(path, allow_pickle=False) as arrays:
-    return Rollout(**arrays)
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: if the file is missing or damaged.
+  """
+  return Rollout(**from_npz(read(path)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Seeds:
   of its own.
 
   Attributes:
-    path: of a file that `save` wrote.
+    path: of the file that `save` wrote.
     num_rows: of a batch.
     row_length: tokens in a row.
     seed: of the orders.

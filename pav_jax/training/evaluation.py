@@ -14,6 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
 from pav_jax import values
+from pav_jax.policies.base import Policy
+from pav_jax.problems import base
 from pav_jax.rollout import Rollout
 from pav_jax.training import processes
 
@@ -27,14 +29,14 @@ class Evaluation:
     num_samples: N, of each problem.
     num_tokens: generated in all responses.
     seconds: of wall time, compilation included in the first call of a shape.
-    counts: what the problem's `error_counts` gave, summed, or None.
+    mistakes: what the problem's `count_mistakes` gave, summed, or None.
   """
 
   num_correct: Int[np.ndarray, "D"]
   num_samples: int
   num_tokens: int
   seconds: float
-  counts: Any = None
+  mistakes: base.Mistakes | None = None
 
   @property
   def accuracy(self) -> float:
@@ -74,7 +76,7 @@ class Evaluation:
 
 
 def evaluate(
-  policy: Any,
+  policy: Policy,
   params: PyTree,
   key: jax.Array,
   problem: Any,
@@ -89,12 +91,11 @@ def evaluate(
   Several processes divide the problems, and all get what they find together.
 
   Args:
-    policy: a `LanguageModel`.
-    params: of its network, see `processes.to_sample`.
+    policy: a `policies.base.Policy`.
+    params: the policy's, see `processes.to_sample`.
     key: the run's key. The same key gives the same samples at equal params, so
       evaluations of one run differ by its params alone.
-    problem: a text problem: `prompts`, `prompt_lengths`, `outcomes`, and
-      `error_counts` if it has that.
+    problem: a text problem: `prompts`, `prompt_lengths`, `grade`.
     problem_id: the problems.
     num_samples: N responses to each.
     rows_per_call: responses sampled at a time; bounds memory.
@@ -112,20 +113,12 @@ def evaluate(
   start = time.monotonic()
   problem_id = problem_id[processes.share_of(policy, len(problem_id))]
   each = min(max(1, rows_per_call // num_samples), max(1, len(problem_id)))
-  num_correct, num_tokens, counts = [np.zeros(0, np.int64)], 0, []
+  num_correct, num_tokens, mistakes = [np.zeros(0, np.int64)], 0, []
   for first in range(0, len(problem_id), each):
     # The last call is filled up, so that all have one shape.
     ids = np.take(problem_id, np.arange(first, first + each), mode="clip")
     valid = min(each, len(problem_id) - first)
-    prompts = problem.prompts(ids)
-    rollout = policy.sample(
-      params,
-      key,
-      prompts,
-      problem.prompt_lengths(ids),
-      ids,
-      num_samples=num_samples,
-    )
+    rollout = policy.sample(params, key, ids, num_samples=num_samples)
     rows = valid * num_samples
     rollout = jax.tree.map(lambda x, n=rows: np.asarray(x)[:n], rollout)
     if observe:
@@ -135,11 +128,11 @@ def evaluate(
     num_correct.append(outcomes.sum(-1).astype(np.int64))
     lengths = rollout.prefix_len[:, -1] - rollout.prefix_len[:, 0]
     num_tokens += int(lengths.sum())
-    if hasattr(problem, "error_counts"):
-      counts.append(problem.error_counts(rollout))
+    counted = base.count_mistakes(problem, rollout)
+    mistakes += [] if counted is None else [counted]
   num_correct = np.concatenate(num_correct)
   if not processes.together(policy):
-    counts = processes.gather_objects(counts)
+    mistakes = processes.gather_objects(mistakes)
     num_correct = processes.gather(num_correct)
     num_tokens = int(processes.gather(np.array([num_tokens])).sum())
   return Evaluation(
@@ -147,5 +140,5 @@ def evaluate(
     num_samples,
     num_tokens,
     time.monotonic() - start,
-    functools.reduce(operator.add, counts) if counts else None,
+    functools.reduce(operator.add, mistakes) if mistakes else None,
   )

@@ -1,7 +1,8 @@
-"""What trainings of a network by gradients share: state, sharding, the loop."""
+"""What trainings of a network by gradients share: rates, state, sharding."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,53 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
+from pav_jax.checks import check_positive
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningRates:
+  """How many steps, and how fast: a linear warm-up from 0, then a cosine.
+
+  Attributes:
+    num_steps: optimiser steps.
+    learning_rate: the highest.
+    warmup_steps: steps before it is reached, fewer than `num_steps`.
+    final_learning_rate: where the cosine leads.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+
+  num_steps: int
+  learning_rate: float
+  warmup_steps: int = 0
+  final_learning_rate: float = 0.0
+
+  def __post_init__(self):
+    check_positive(num_steps=self.num_steps, learning_rate=self.learning_rate)
+    if not 0 <= self.warmup_steps < self.num_steps:
+      raise ValueError(
+        f"warmup_steps is {self.warmup_steps}, expected 0 … "
+        f"{self.num_steps - 1}, fewer than num_steps"
+      )
+    if not 0 <= self.final_learning_rate <= self.learning_rate:
+      raise ValueError(
+        f"final_learning_rate is {self.final_learning_rate}, expected 0 … "
+        f"{self.learning_rate}, the learning rate"
+      )
+
+  @property
+  def learning_rates(self) -> optax.Schedule:
+    """Learning rates of steps 0, 1, …"""
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if self.warmup_steps else self.learning_rate,
+      peak_value=self.learning_rate,
+      warmup_steps=self.warmup_steps,
+      decay_steps=self.num_steps,
+      end_value=self.final_learning_rate,
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -58,52 +104,66 @@ def state_shardings(
   return FitState(params, moments)
 
 
-def init_state(
-  optimizer: optax.GradientTransformation, params: PyTree, shardings: FitState
-) -> FitState:
-  """The state before the first step, laid out over the mesh."""
-  params = partitioning.put(params, shardings.params)
-  init = jax.jit(optimizer.init, out_shardings=shardings.optimizer)
-  return FitState(params, init(params))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitter:
+  """A step of training, laid out over a mesh.
 
-
-def make_train_chunk(
-  step: Callable, shardings: FitState, layout: Layout
-) -> Callable:
-  """Compiles several steps into one program.
-
-  Args:
+  Attributes:
     step: `(state, batch) -> (state, metrics)`, pure.
-    shardings: from `state_shardings`.
+    optimizer: of which a state holds the moments.
+    shardings: of the state, from `state_shardings`.
     layout: where batches lie.
+  """
 
-  Returns:
+  step: Callable
+  optimizer: optax.GradientTransformation
+  shardings: FitState
+  layout: Layout
+
+  def init(self, params: PyTree) -> FitState:
+    """The state before the first step, laid out over the mesh."""
+    params = partitioning.put(params, self.shardings.params)
+    init = jax.jit(self.optimizer.init, out_shardings=self.shardings.optimizer)
+    return FitState(params, init(params))
+
+  def put(self, batches: Sequence[PyTree], size: int) -> PyTree:
+    """Batches stacked to [I, B, …], filled up to I = `size`, on the mesh."""
+    fill = [batches[-1]] * (size - len(batches))
+    stacked = jax.tree.map(lambda *x: np.stack(x), *batches, *fill)
+    return partitioning.put(stacked, batch_sharding(self.layout))
+
+  @functools.cached_property
+  def train_chunk(self) -> Callable:
+    """Several steps compiled into one program.
+
     `(state, batches, number) -> (state, metrics)`: steps on the first `number`
     of batches, whose leaves are [I, B, …]. Metrics are float32[I], NaN from
     `number` on. The state that is passed in is used up.
-  """
+    """
 
-  def train_chunk(state, batches, number):
-    first = jax.tree.map(lambda x: x[0], batches)
-    _, shapes = jax.eval_shape(step, state, first)
-    length = batches.tokens.shape[0]
-    metrics = jax.tree.map(lambda x: jnp.full(length, jnp.nan, x.dtype), shapes)
+    def train_chunk(state, batches, number):
+      first = jax.tree.map(lambda x: x[0], batches)
+      _, shapes = jax.eval_shape(self.step, state, first)
+      length = jax.tree.leaves(batches)[0].shape[0]
+      metrics = jax.tree.map(
+        lambda x: jnp.full(length, jnp.nan, x.dtype), shapes
+      )
 
-    def body(index, carry):
-      state, metrics = carry
-      state, new = step(state, jax.tree.map(lambda x: x[index], batches))
-      metrics = jax.tree.map(lambda x, y: x.at[index].set(y), metrics, new)
-      return state, metrics
+      def body(index, carry):
+        state, metrics = carry
+        state, new = self.step(state, jax.tree.map(lambda x: x[index], batches))
+        metrics = jax.tree.map(lambda x, y: x.at[index].set(y), metrics, new)
+        return state, metrics
 
-    return jax.lax.fori_loop(0, number, body, (state, metrics))
+      return jax.lax.fori_loop(0, number, body, (state, metrics))
 
-  whole = partitioning.replicated(layout.mesh)
-  return jax.jit(
-    train_chunk,
-    in_shardings=(shardings, batch_sharding(layout), whole),
-    out_shardings=(shardings, whole),
-    donate_argnums=0,
-  )
+    whole = partitioning.replicated(self.layout.mesh)
+    return jax.jit(
+      train_chunk,
+      in_shardings=(self.shardings, batch_sharding(self.layout), whole),
+      out_shardings=(self.shardings, whole),
+      donate_argnums=0,
+    )
 
 
 def batch_sharding(layout: Layout) -> NamedSharding:
@@ -112,7 +172,7 @@ def batch_sharding(layout: Layout) -> NamedSharding:
 
 
 def check_finite(
-  loss: Float[np.ndarray, "I"], begin: int, kept: int | None
+  loss: Float[np.ndarray, "I"], begin: int, kept: int | None, what: str = ""
 ) -> None:
   """Raises FloatingPointError at the first loss that is not finite.
 
@@ -120,10 +180,11 @@ def check_finite(
     loss: of steps `begin + 1`, `begin + 2`, …
     begin: steps before.
     kept: the last checkpoint's step, None for none.
+    what: a word before "loss", such as "validation ".
   """
   bad = np.flatnonzero(~np.isfinite(loss))
   if len(bad):
     state = "no checkpoint was due" if kept is None else f"{kept} is kept"
     raise FloatingPointError(
-      f"loss is {loss[bad[0]]} at step {begin + bad[0] + 1}; {state}"
+      f"{what}loss is {loss[bad[0]]} at step {begin + bad[0] + 1}; {state}"
     )

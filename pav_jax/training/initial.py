@@ -1,12 +1,13 @@
-"""Parameters that training starts from."""
+"""What training starts from."""
 
 import dataclasses
 import functools
 
 import jax
 
-from pav_jax.models import hf, transformer
+from pav_jax.models import growing, hf, transformer
 from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 
 # Fields that say how to compute with a network, not which network it is.
@@ -67,3 +68,49 @@ class Pretrained:
         f"{', '.join(different)}"
       )
     return params
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedBackbone:
+  """What a verifier starts from: a checkpoint such as the policy's, or deeper.
+
+  Attributes:
+    path: of its directory, in Hugging Face's format, see `models.hf.load`.
+    num_layers: more than the checkpoint has, see `models.growing`; None for as
+      many.
+    param_dtype: of parameters; None for that of the checkpoint.
+    dtype: of computation; None for that of the parameters.
+    remat: what gradients compute again, see `TransformerConfig`.
+  """
+
+  path: str
+  num_layers: int | None = None
+  param_dtype: str | None = None
+  dtype: str | None = None
+  remat: str = "none"
+
+  def __call__(
+    self, key: jax.Array, layout: Layout, fingerprint: str
+  ) -> tuple[TransformerConfig, dict]:
+    """Configuration and parameters.
+
+    Args:
+      key: of layers that are added.
+      layout: where the parameters lie.
+      fingerprint: of vocabulary and delimiter, which a checkpoint that says its
+        own must share.
+
+    Raises:
+      ValueError: if the checkpoint cannot be read, is of another vocabulary, or
+        has more layers.
+    """
+    hf.check_fingerprint(self.path, fingerprint)
+    config, params = hf.load(
+      self.path,
+      layout=layout,
+      param_dtype=self.param_dtype,
+      dtype=self.dtype,
+      remat=self.remat,
+    )
+    num_layers = self.num_layers or config.num_layers
+    return growing.grow(config, params, num_layers, key, layout=layout)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax import advantages, verification
+from pav_jax.data import step_targets
 from pav_jax.rollout import StepTargets
 
 LABELS = ("monte_carlo", "outcome")
@@ -28,7 +30,8 @@ class Examples:
     label: in [0, 1]; 0 where there is none.
     weight: >= 0, and 0 where there is no label. The mean over the rows of a
       whole data set of their sum is 1.
-    imitated: steps that the trunk learns to write, if it has a next-token loss.
+    imitated: steps that the backbone learns to write, if it has a next-token
+      loss.
   """
 
   tokens: Int[Array, "*B T"]
@@ -143,6 +146,29 @@ def examples(targets: StepTargets, labelling: Labelling) -> Examples:
     weight=weight.astype(np.float32),
     imitated=_imitated(targets, labelling.imitated),
   )
+
+
+def batches(
+  examples: Examples, *, batch_size: int, seed: int
+) -> Callable[[int], tuple[Examples, int]]:
+  """Batches of a data set in random order, as `data.packing.Batches`.
+
+  Args:
+    examples: the data set.
+    batch_size: traces in a batch.
+    seed: of the order.
+
+  Returns:
+    A pure function of a position: the batch, and the position of the next.
+  """
+
+  def batch(position):
+    rows = step_targets.batch_rows(
+      len(examples.tokens), batch_size=batch_size, seed=seed, step=position
+    )
+    return jax.tree.map(lambda x: x[rows], examples), position + 1
+
+  return batch
 
 
 def _imitated(targets: StepTargets, which: str) -> np.ndarray:

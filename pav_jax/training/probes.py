@@ -7,28 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pav_jax.problems.chain.reading import NO_PROGRESS
-from pav_jax.provers.rollout_values import cut_at_padding
+from pav_jax.problems import base
 from pav_jax.rollout import Rollout
 
 # Accuracy whose loss is worth a warning; less comes and goes by chance.
 _LEARNT = 0.05
 
 
-def no_progress_steps(
-  problem: Any, rollout: Rollout
-) -> Bool[np.ndarray, "B H"]:
-  """Steps that change nothing.
-
-  Args:
-    problem: if it has `steps(rollout)`, as chain has, these say which steps
-      restate the current value. Of others those that repeat an earlier step of
-      their response count.
-    rollout: of numpy arrays.
-  """
-  if hasattr(problem, "steps"):
-    cut, _ = cut_at_padding(rollout, problem.vocabulary.pad_id)
-    return problem.steps(cut).kind == NO_PROGRESS
+def repeated_steps(rollout: Rollout) -> Bool[np.ndarray, "B H"]:
+  """Steps that repeat an earlier one of their response, token by token."""
   length = rollout.prefix_len
   repeated = np.zeros((len(length), length.shape[1] - 1), bool)
   for row, (tokens, ends) in enumerate(
@@ -52,13 +39,15 @@ def measure(
   """Measures a batch of graded rollouts.
 
   Args:
-    problem: see `no_progress_steps`.
+    problem: its own `diagnostics`, if it has any, are added.
     rollout: graded, of numpy arrays.
     q_prover: the prover's values of prefixes for one sample, K = 1, if any.
     delimiter_len: tokens of a step without content.
 
   Returns:
-    `no_progress`, share of steps; `empty`, share of steps without content;
+    `no_progress`, share of steps that change nothing: as the problem says, or
+    that repeat an earlier step of their response; `empty`, share of steps
+    without content;
     `length`, tokens in a response; `distinct`, share of wrong responses unlike
     all earlier ones to their problem, 1 if none is wrong: right ones grow
     alike as a policy learns; `score_gap`, the mean value of whole
@@ -77,13 +66,12 @@ def measure(
     )
   }
   found = {
-    "no_progress": float(
-      (no_progress_steps(problem, rollout) & exists).sum() / number
-    ),
+    "no_progress": float((repeated_steps(rollout) & exists).sum() / number),
     "empty": float(empty.sum() / number),
     "length": float(size.sum(-1).mean()),
     "distinct": len(traces) / wrong.sum() if wrong.any() else 1.0,
   }
+  found |= base.diagnostics(problem, rollout)
   if q_prover is not None:
     score = np.asarray(q_prover)[:, -1]
     found["score_gap"] = float(score.mean() - rollout.outcome.mean())

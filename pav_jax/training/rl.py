@@ -1,32 +1,37 @@
-"""Reinforcement learning: rollouts, effective rewards, an update, again.
+"""Reinforcement learning: sample, values, grade, credit, update, and again.
 
-The loop knows no policy, problem, prover or update: each is a value that it is
-handed. A policy has `sample(params, key, problem_id, sample_id) -> Rollout` and
-`logp(params, rollout)`; a problem has `num_problems` and `grade(rollout)`; the
-rest makes up an `Arm`. Arms whose algorithms differ only in numbers run in one
-compiled program, together with all of their seeds.
+`Trainer.iterate` is one iteration, of a MADE on the planted problem as of a
+language model on word problems (Sec. 5). It knows no policy, problem, prover,
+estimator or update: each is a value that it is handed. Where its parts run, on
+which devices and in which processes, a `Placement` knows:
+
+    sample (device) ─► log-probabilities under the start (device)
+                    ─► prover's values of all prefixes (device, or host)
+                    ─► grading (device, or host) ─► credit, update (device)
+
+so that the device works while the host grades.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Int, PyTree
 
-from pav_jax import steps
-from pav_jax.models import partitioning
+from pav_jax import credit
+from pav_jax.policies.base import Policy
+from pav_jax.problems.base import Problem
+from pav_jax.provers import base as provers
+from pav_jax.provers.base import Prover
 from pav_jax.provers.monte_carlo import MonteCarlo
-from pav_jax.rollout import Rollout
-from pav_jax.training.baselines import BatchMean
-from pav_jax.training.state import TrainState
-from pav_jax.training.updates import Batch
+from pav_jax.training import baselines
+from pav_jax.training.rl_learning import Experience, Metrics, RlState
+from pav_jax.training.rl_placement import Placement
+from pav_jax.training.updates import Update
 
-Algorithm = tuple[Any, Any, Any]  # reward, update and baseline of an Arm
+_SAMPLE, _PROVE, _POLICY_VALUES = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,293 +39,225 @@ class Arm:
   """One way to train, in a comparison of several.
 
   Attributes:
-    name: what reports call it.
-    reward: `(key, rollout, q_policy) -> [B, H]`, as `training.rewards.Reward`.
-    update: an `updates.Update`.
-    baseline: `init(key)` and `(state, rollout, rewards)`, see
-      `training.baselines`.
+    name: what reports call it, and its directory.
+    credit: what each step is worth, a `credit.Credit`, with a baseline if it is
+      to have one (`baselines.less_baseline`).
+    update: how parameters follow that, an `updates.Update`.
+    prover: whose values the credit is made of; None for outcomes alone. One
+      that is made of the policy in training gets that policy's parameters.
+    refresh_every: iterations after which such a prover gets the present
+      parameters; None to stay with the first.
+    num_rollouts: completions of each prefix by the policy itself for Q^π, which
+      the credit has to take as `q_policy`; 0 for one sampled outcome in its
+      place (Sec. 3.2).
+    num_updates: passes over every batch; from the second on with importance
+      ratios.
+    num_minibatches: updates of a pass, each from as many problems' responses,
+      as in PPO (Schulman et al., 2017); if several, all have importance ratios.
+
+  Raises:
+    ValueError: if a number is out of range.
   """
 
   name: str
-  reward: Callable[..., Float[Array, "B H"]]
-  update: Any
-  baseline: Any = dataclasses.field(default_factory=BatchMean)
+  credit: Any
+  update: Update
+  prover: Prover | None = None
+  refresh_every: int | None = 1
+  num_rollouts: int = 0
+  num_updates: int = 1
+  num_minibatches: int = 1
+
+  def __post_init__(self):
+    for name in ("num_updates", "num_minibatches", "refresh_every"):
+      number = getattr(self, name)
+      if number is not None and number < 1:
+        raise ValueError(f"{name} is {number}, expected at least 1")
+    if self.num_rollouts < 0:
+      raise ValueError(
+        f"num_rollouts is {self.num_rollouts}, expected 0 or more"
+      )
 
   @property
-  def algorithm(self) -> Algorithm:
-    """The arm as a pytree: its numbers are leaves, the rest structure."""
-    return self.reward, self.update, self.baseline
+  def algorithm(self) -> tuple[Any, Any, Any]:
+    """Prover, credit and update: as a pytree, whose leaves are numbers."""
+    estimator = self.credit
+    if self.prover is None and not self.num_rollouts:
+      estimator = baselines.without_prover(estimator)
+    return self.prover, estimator, self.update
+
+  @property
+  def uses_policy(self) -> bool:
+    """Whether the prover is made of the trained policy's parameters."""
+    return self.prover is not None and provers.follows_policy(self.prover)
 
 
-def train_step(
-  policy: Any,
-  problem: Any,
-  algorithm: Algorithm,
-  key: jax.Array,
-  state: TrainState,
-  problem_id: Int[Array, "B"],
-  sample_id: Int[Array, "B"],
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-  """Samples a batch of rollouts and follows their effective rewards once.
+class Turn(NamedTuple):
+  """What an iteration is told, made on the host; a pytree.
 
-  Args:
-    policy: see the module's docstring; also `complete` if the reward asks for
-      Monte-Carlo values of the policy.
-    problem: see the module's docstring.
-    algorithm: reward, update and baseline, see `Arm`.
-    key: the run's key, the same at every iteration.
-    state: of the run.
-    problem_id: int32[B], which problems to try.
-    sample_id: int32[B], never used twice with a problem in a run.
-
-  Returns:
-    The next state, and scalars: `accuracy`, the batch's mean outcome;
-    `reward` and `logp`, sums over a response, batch means; `num_steps` of a
-    response; `loss` and whatever else the update reports.
+  Attributes:
+    problem_id: int32[D], the problems of the batch.
+    first_sample: int32[D], the number of each problem's first sample, never
+      used twice with a problem in a run.
+    scale: float32[], of the learning rate.
+    refreshes: bool[], whether a prover gets the policy's present parameters.
   """
-  reward_fn, update, baseline = algorithm
-  sample_key, prover_key, policy_key = (
-    jax.random.fold_in(key, stream) for stream in range(3)
-  )
-  rollout = policy.sample(state.params, sample_key, problem_id, sample_id)
-  rollout = dataclasses.replace(rollout, outcome=problem.grade(rollout))
-  exists = steps.step_mask(rollout.prefix_len)
-  if reward_fn.num_rollouts:
-    q_policy = MonteCarlo(
-      state.params, policy, problem, reward_fn.num_rollouts
-    )(policy_key, rollout)[:, 1:]
-  else:
-    q_policy = jnp.broadcast_to(rollout.outcome[:, None], exists.shape)
-  rewards = reward_fn(prover_key, rollout, q_policy)
-  return follow(policy, update, baseline, state, rollout, rewards)
+
+  problem_id: Int[np.ndarray, "D"]
+  first_sample: Int[np.ndarray, "D"]
+  scale: Any
+  refreshes: Any
 
 
-def follow(
-  policy: Any,
-  update: Any,
-  baseline: Any,
-  state: TrainState,
-  rollout: Rollout,
-  rewards: Float[Array, "B H"],
+def turn(
+  problem: Problem,
+  iteration: int,
   *,
-  logp_ref: Float[Array, "B T"] | None = None,
-  off_policy: bool = False,
-  scale: float | Float[Array, ""] = 1.0,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-  """One update from graded rollouts and the rewards of their steps.
+  num_problems: int,
+  num_samples: int,
+  scale: float = 1.0,
+  refresh_every: int | None = 1,
+) -> Turn:
+  """The batch of an iteration: the train split in order, over and over.
+
+  A problem that comes again, in another round through the split or in the same
+  batch, goes on with the numbers of its samples.
 
   Args:
-    policy: has `logp(params, rollout)`.
-    update: see `Arm`.
-    baseline: see `Arm`.
-    state: before.
-    rollout: graded.
-    rewards: of every step; those of steps that do not exist have no part.
-    logp_ref: see `updates.Batch`.
-    off_policy: see `updates.Batch`.
-    scale: see `updates.Update`.
-
-  Returns:
-    As `train_step`.
+    problem: whose train split it is.
+    iteration: counted from 0.
+    num_problems: D.
+    num_samples: responses to each.
+    scale: of the learning rate.
+    refresh_every: see `Arm`.
   """
-  exists = steps.step_mask(rollout.prefix_len)
-  rewards = rewards * exists
-  expected, baseline_state = baseline(state.baseline, rollout, rewards)
-  params, update_state, metrics = update(
-    state.params,
-    state.update,
-    lambda params: policy.logp(params, rollout),
-    Batch(rollout, (rewards - expected) * exists, logp_ref, off_policy),
-    scale=scale,
+  size = problem.split_size("train")
+  count = iteration * num_problems + np.arange(num_problems, dtype=np.int64)
+  ids, at = [], 0
+  while at < num_problems:
+    start = int(count[at] % size)
+    stop = min(size, start + num_problems - at)
+    ids.append(problem.problem_ids("train", start, stop))
+    at += stop - start
+  return Turn(
+    np.concatenate(ids).astype(np.int32),
+    (count // size * num_samples).astype(np.int32),
+    np.float32(scale),
+    np.bool_(refresh_every is not None and iteration % refresh_every == 0),
   )
-  metrics |= {
-    "accuracy": jnp.mean(rollout.outcome),
-    "reward": jnp.mean(jnp.sum(rewards, axis=-1)),
-    "logp": jnp.mean(jnp.sum(rollout.logp, axis=-1)),
-    "num_steps": jnp.mean(jnp.sum(exists, axis=-1, dtype=jnp.float32)),
-  }
-  return TrainState(params, update_state, baseline_state), metrics
 
 
-def stack_arms(arms: Sequence[Arm]) -> Algorithm:
-  """The arms' algorithms as one pytree with a leading axis of arms.
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Iterations of one arm; holds no state.
+
+  Attributes:
+    arm: how to train.
+    policy: what is trained.
+    problem: what it is trained on.
+    placement: where.
+    num_problems: in a batch.
+    num_samples: responses to each.
 
   Raises:
-    ValueError: if they differ in more than numbers (see `group_arms`).
+    ValueError: if minibatches cannot be of whole problems.
   """
-  if len(group_arms(arms)) > 1:
-    raise ValueError(
-      f"arms {[arm.name for arm in arms]} differ in structure, expected arms "
-      "of one group"
+
+  arm: Arm
+  policy: Policy
+  problem: Problem
+  placement: Placement
+  num_problems: int
+  num_samples: int
+
+  def __post_init__(self):
+    if self.num_problems % self.arm.num_minibatches:
+      raise ValueError(
+        f"num_problems is {self.num_problems}, expected a multiple of "
+        f"num_minibatches, {self.arm.num_minibatches}"
+      )
+
+  @property
+  def estimator(self) -> Any:
+    """The arm's credit, whose value function has the policy's shape."""
+    return baselines.for_policy(self.arm.algorithm[1], self.policy)
+
+  def init_state(self, key: jax.Array, params: PyTree) -> RlState:
+    """The state before the first iteration.
+
+    Args:
+      key: of random parameters of a value function.
+      params: of the policy, to start from.
+    """
+    state = RlState(
+      params,
+      self.arm.update.init(params),
+      credit.init(self.estimator, key, params),
+      params if self.arm.uses_policy else (),
     )
-  return jax.tree.map(
-    lambda *leaves: jnp.stack([jnp.asarray(x, jnp.float32) for x in leaves]),
-    *(arm.algorithm for arm in arms),
-  )
+    # Parts that begin as the same arrays go different ways.
+    return jax.tree.map(jnp.copy, state)
 
-
-def group_arms(arms: Sequence[Arm]) -> dict[Any, list[Arm]]:
-  """Arms by the structure of their algorithm: one compiled program each."""
-  names = [arm.name for arm in arms]
-  if not arms or len(set(names)) < len(names):
-    raise ValueError(
-      f"arms are named {names}, expected one or more, all unlike"
-    )
-  groups = {}
-  for arm in arms:
-    groups.setdefault(jax.tree.structure(arm.algorithm), []).append(arm)
-  return groups
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def initial_params(
-  policy: Any, keys: jax.Array, init_params: Callable[[Any, jax.Array], PyTree]
-) -> PyTree:
-  """Parameters that all arms start from, leaves [S, …].
-
-  Args:
-    policy: static, passed to `init_params`.
-    keys: [S] keys, one per seed.
-    init_params: `(policy, key) -> params`, static.
-  """
-
-  def of_seed(key):
-    return init_params(policy, jax.random.fold_in(key, 1))
-
-  return jax.vmap(of_seed)(keys)
-
-
-@jax.jit
-def init_state(
-  algorithms: Algorithm, keys: jax.Array, params: PyTree
-) -> TrainState:
-  """States of all arms and seeds, leaves [A, S, …]; a seed's arms start alike.
-
-  Args:
-    algorithms: of A arms, from `stack_arms`.
-    keys: [S] keys, one per seed.
-    params: from `initial_params`.
-  """
-
-  def of_lane(algorithm, key, params):
-    _, update, baseline = algorithm
-    return TrainState(
-      params, update.init(params), baseline.init(jax.random.fold_in(key, 2))
+  def turn(self, iteration: int, scale: float = 1.0) -> Turn:
+    """See `turn`."""
+    return turn(
+      self.problem,
+      iteration,
+      num_problems=self.num_problems,
+      num_samples=self.num_samples,
+      scale=scale,
+      refresh_every=self.arm.refresh_every,
     )
 
-  per_seed = jax.vmap(of_lane, (None, 0, 0))
-  return jax.vmap(per_seed, (0, None, None))(algorithms, keys, params)
+  def iterate(
+    self, state: RlState, reference: PyTree, key: jax.Array, now: Turn
+  ) -> tuple[RlState, Metrics, Experience]:
+    """One iteration; pure where its placement is.
 
+    Args:
+      state: of the run.
+      reference: parameters of the start, which the KL is to.
+      key: of the run, the same at every iteration.
+      now: from `turn`.
 
-def make_train_chunk(
-  policy: Any,
-  problem: Any,
-  *,
-  batch_size: int,
-  chunk: int,
-  mesh: Mesh,
-) -> Callable:
-  """Compiles up to `chunk` iterations of all lanes into one program.
+    Returns:
+      The next state, which the device may not have finished, metrics as of
+      `learn`, and what was learnt from.
+    """
+    arm, policy, place = self.arm, self.policy, self.placement
+    sample_key, prover_key, policy_key = (
+      jax.random.fold_in(key, stream)
+      for stream in (_SAMPLE, _PROVE, _POLICY_VALUES)
+    )
+    if arm.uses_policy:
+      prover_params = place.choose(now.refreshes, state.params, state.prover)
+      state = dataclasses.replace(state, prover=prover_params)
+    reading, outer = provers.split_pure(arm.prover)
+    own_values = MonteCarlo(self.problem, max(arm.num_rollouts, 1))
 
-  Args:
-    policy: see the module's docstring.
-    problem: see the module's docstring.
-    batch_size: B, rollouts an iteration and lane, split over the mesh.
-    chunk: iterations a call.
-    mesh: from `partitioning.make_mesh`.
-
-  Returns:
-    `(algorithms, keys, state, start, end) -> (state, metrics)`: runs iterations
-    start … min(start + chunk, end) - 1. Metrics are [chunk, A, S], NaN after
-    the end. The state that is passed in is used up.
-  """
-  partitioning.check_batch_size(mesh, batch_size)
-  batch_sharding = partitioning.over_batch(mesh)
-
-  def one_iteration(algorithms, keys, state, iteration):
-    address = iteration * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-    address = jax.lax.with_sharding_constraint(address, batch_sharding)
-
-    def lane(algorithm, key, state):
-      return train_step(
-        policy,
-        problem,
-        algorithm,
-        jax.random.fold_in(key, 0),
-        state,
-        address % problem.num_problems,
-        address // problem.num_problems,
+    rollout = place.sample(
+      policy, state.params, sample_key, now, self.num_samples
+    )
+    logp_ref = place.logp(policy, reference, rollout)
+    q = q_policy = None
+    if reading is not None:
+      q = place.values(reading, policy, state.prover, prover_key, rollout)
+    if arm.num_rollouts:
+      q_policy = place.values(
+        own_values, policy, state.params, policy_key, rollout
       )
-
-    lanes = jax.vmap(jax.vmap(lane, (None, 0, 0)), (0, None, 0))
-    return lanes(algorithms, keys, state)
-
-  def train_chunk(algorithms, keys, state, start, end):
-    _, shapes = jax.eval_shape(one_iteration, algorithms, keys, state, start)
-
-    def skip(algorithms, keys, state, iteration):
-      del algorithms, keys, iteration
-      return state, jax.tree.map(
-        lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes
-      )
-
-    def body(state, iteration):
-      return jax.lax.cond(
-        iteration < end,
-        one_iteration,
-        skip,
-        algorithms,
-        keys,
-        state,
-        iteration,
-      )
-
-    return jax.lax.scan(body, state, start + jnp.arange(chunk, dtype=jnp.int32))
-
-  return jax.jit(
-    train_chunk,
-    in_shardings=partitioning.replicated(mesh),
-    out_shardings=partitioning.replicated(mesh),
-    donate_argnums=2,
-  )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 4, 5))
-def count_correct(
-  policy: Any,
-  problem: Any,
-  params: Any,
-  keys: jax.Array,
-  num_samples: int,
-  batch_size: int = 4096,
-) -> Int[Array, "A S"]:
-  """How many of `num_samples` fresh responses are correct, for every lane.
-
-  Args:
-    policy: static.
-    problem: static.
-    params: leaves [A, S, …].
-    keys: [S]; samples are not those of training.
-    num_samples: at least 1; of each lane.
-    batch_size: responses sampled at a time.
-  """
-  num_batches = -(-num_samples // batch_size)
-
-  def lane(params, key):
-    def batch(index):
-      address = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-      rollout = policy.sample(
-        params,
-        jax.random.fold_in(key, 3),
-        address % problem.num_problems,
-        address // problem.num_problems,
-      )
-      counted = address < num_samples
-      return jnp.sum(problem.grade(rollout) * counted).astype(jnp.int32)
-
-    return jnp.sum(jax.lax.map(batch, jnp.arange(num_batches)))
-
-  return jax.vmap(jax.vmap(lane), (0, None))(params, keys)
+    rollout = place.grade(self.problem, policy, rollout)
+    seen = place.gather(policy, Experience(rollout, logp_ref, q, q_policy))
+    state, metrics = place.learn(
+      policy,
+      (outer, self.estimator, arm.update),
+      state,
+      seen,
+      now.scale,
+      num_updates=arm.num_updates,
+      num_minibatches=arm.num_minibatches,
+    )
+    return state, metrics, seen
 
 
 def trailing_mean(accuracy: np.ndarray, *, window: int = 10) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,54 +18,18 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.rollout import PackedTokens
 from pav_jax.training import fitting
-from pav_jax.training.fitting import FitState
+from pav_jax.training.fitting import FitState, Fitter, LearningRates
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-  """A part of training, with its own data and learning rates.
+class Stage(LearningRates):
+  """A part of training, with data and learning rates of its own.
 
   Attributes:
     batches: where its batches come from.
-    num_steps: optimiser steps.
-    learning_rate: the highest, after a linear warm-up from 0.
-    warmup_steps: of `num_steps`.
-    final_learning_rate: at the stage's end; a cosine leads there.
-
-  Raises:
-    ValueError: if a number is out of its range.
   """
 
   batches: Batches
-  num_steps: int
-  learning_rate: float
-  warmup_steps: int = 0
-  final_learning_rate: float = 0.0
-
-  def __post_init__(self):
-    if self.num_steps < 1:
-      raise ValueError(f"num_steps is {self.num_steps}, expected >= 1")
-    if not 0 <= self.warmup_steps < self.num_steps:
-      raise ValueError(
-        f"warmup_steps is {self.warmup_steps}, expected 0 … "
-        f"{self.num_steps - 1}, fewer than num_steps"
-      )
-    if not 0 <= self.final_learning_rate <= self.learning_rate:
-      raise ValueError(
-        f"final_learning_rate is {self.final_learning_rate}, expected 0 … "
-        f"{self.learning_rate}, the learning rate"
-      )
-
-  @property
-  def schedule(self) -> optax.Schedule:
-    """Learning rates of steps 0, 1, … of the stage."""
-    return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if self.warmup_steps else self.learning_rate,
-      peak_value=self.learning_rate,
-      warmup_steps=self.warmup_steps,
-      decay_steps=self.num_steps,
-      end_value=self.final_learning_rate,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +137,8 @@ def _matrices(params: PyTree) -> PyTree:
   }
 
   def of(path, _):
-    found = axes.get(path[-1].key)
-    return found and optax.contrib.MuonDimensionNumbers(*found)
+    in_and_out = axes.get(path[-1].key)
+    return in_and_out and optax.contrib.MuonDimensionNumbers(*in_and_out)
 
   return jax.tree_util.tree_map_with_path(of, params)
 
@@ -183,7 +147,7 @@ def schedule(stages: Sequence[Stage]) -> optax.Schedule:
   """Learning rates of all steps: one stage's after the other's."""
   ends = np.cumsum([stage.num_steps for stage in stages])
   return optax.join_schedules(
-    [stage.schedule for stage in stages], ends[:-1].tolist()
+    [stage.learning_rates for stage in stages], ends[:-1].tolist()
   )
 
 
@@ -238,34 +202,20 @@ def train_step(
   return FitState(optax.apply_updates(state.params, updates), new), metrics
 
 
-def init_state(
-  config: TransformerConfig,
-  optimizer: optax.GradientTransformation,
-  params: dict,
-  layout: Layout,
-) -> FitState:
-  """The state before the first step, laid out over the mesh."""
-  return fitting.init_state(
-    optimizer, params, _shardings(config, optimizer, layout)
-  )
-
-
-def make_train_chunk(
+def fitter(
   config: TransformerConfig,
   optimizer: optax.GradientTransformation,
   layout: Layout,
-) -> Callable:
-  """`fitting.make_train_chunk` of `train_step`."""
-  step = functools.partial(train_step, config, optimizer, layout=layout)
-  return fitting.make_train_chunk(
-    step, _shardings(config, optimizer, layout), layout
-  )
-
-
-def _shardings(config, optimizer, layout: Layout) -> FitState:
-  return fitting.state_shardings(
+) -> Fitter:
+  """`train_step` of a network, laid out over a mesh."""
+  return Fitter(
+    functools.partial(train_step, config, optimizer, layout=layout),
     optimizer,
-    transformer.shapes(config),
-    transformer.shardings(config, layout),
+    fitting.state_shardings(
+      optimizer,
+      transformer.shapes(config),
+      transformer.shardings(config, layout),
+      layout,
+    ),
     layout,
   )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax import checks, losses, steps
@@ -64,7 +65,7 @@ class Update(typing.Protocol):
     logp_fn: LogpFn,
     batch: Batch,
     *,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: Float[ArrayLike, ""] = 1.0,
   ) -> tuple[PyTree, PyTree, Metrics]:
     """One step: new parameters, new state, and scalars to report.
 
@@ -186,7 +187,7 @@ class Gradient:
     logp_fn: LogpFn,
     batch: Batch,
     *,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: Float[ArrayLike, ""] = 1.0,
   ) -> tuple[PyTree, PyTree, Metrics]:
     """One step on the loss; `scale` is of the learning rate. See `Update`."""
 
@@ -296,7 +297,7 @@ class NaturalGradient:
     logp_fn: LogpFn,
     batch: Batch,
     *,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: Float[ArrayLike, ""] = 1.0,
   ) -> tuple[PyTree, PyTree, Metrics]:
     """One step, whose samples are the rollouts' steps. See `Update`.
 

@@ -1,7 +1,6 @@
-"""How a policy is judged while it is trained, and reported on in the end."""
+"""How a policy is evaluated while it is fine-tuned, and in the end."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +8,19 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from pav_jax.checks import check_positive
 from pav_jax.data.packing import Batches
+from pav_jax.policies.for_problem import ProblemPolicy
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.problems import base
 from pav_jax.training import evaluation, sft
 
 SELECT_BY = ("accuracy", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
-class Validation:
-  """Settings.
+class FinetuneEvaluationConfig:
+  """Which policy of a fine-tuning is kept, and what is said of it.
 
   Attributes:
     batches: held-out demonstrations.
@@ -27,8 +29,8 @@ class Validation:
     num_samples: responses to each.
     ks: of Pass@k, none above `num_samples`.
     num_batches: held-out batches for the loss.
-    select_by: what the kept policy is best at: "accuracy", or "loss" where
-      demonstrations are to be imitated with their mistakes.
+    select_by: the measure at which the kept policy is best: "accuracy", or
+      "loss" where demonstrations are to be imitated with their mistakes.
     last_stage_only: keep a policy of the last stage.
     test_problems: of the test split, for the report on the kept policy.
     test_samples: responses to each.
@@ -51,16 +53,14 @@ class Validation:
   test_ks: Sequence[int] | None = None
 
   def __post_init__(self):
-    for name in (
-      "every",
-      "num_problems",
-      "num_samples",
-      "num_batches",
-      "test_problems",
-      "test_samples",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_positive(
+      every=self.every,
+      num_problems=self.num_problems,
+      num_samples=self.num_samples,
+      num_batches=self.num_batches,
+      test_problems=self.test_problems,
+      test_samples=self.test_samples,
+    )
     if self.test_ks is None:
       object.__setattr__(
         self,
@@ -80,38 +80,37 @@ class Validation:
         f"select_by is {self.select_by!r}, expected one of {SELECT_BY}"
       )
 
-  def score(self, found: dict[str, float]) -> float:
-    """What the kept policy has the highest value of."""
+  def score(self, measures: dict[str, float]) -> float:
+    """The number that the kept policy has the highest of."""
     sign = -1.0 if self.select_by == "loss" else 1.0
-    return sign * found[self.select_by]
+    return sign * measures[self.select_by]
 
 
-def judge(
+def validate(
   policy: LanguageModel,
   params: PyTree,
   key: jax.Array,
   problem: Any,
-  validation: Validation,
+  config: FinetuneEvaluationConfig,
 ) -> dict[str, float]:
   """Loss on held-out demonstrations (nats a token), accuracy and Pass@k."""
   losses, position = [], 0
-  for _ in range(validation.num_batches):
-    batch, position = validation.batches(position)
+  for _ in range(config.num_batches):
+    batch, position = config.batches(position)
     losses.append(_loss(policy.config, params, batch))
-  found = evaluation.evaluate(
-    policy,
+  evaluated = evaluation.evaluate(
+    ProblemPolicy(policy, problem),
     params,
     key,
     problem,
-    problem.problem_ids("validation", 0, validation.num_problems),
-    num_samples=validation.num_samples,
+    problem.problem_ids("validation", 0, config.num_problems),
+    num_samples=config.num_samples,
   )
-  passes = {f"pass_at_{k}": found.pass_at_k(k) for k in validation.ks}
   return {
     "loss": float(np.mean(losses)),
-    "accuracy": found.accuracy,
-    **passes,
-    "tokens_per_second": found.num_tokens / found.seconds,
+    "accuracy": evaluated.accuracy,
+    **{f"pass_at_{k}": evaluated.pass_at_k(k) for k in config.ks},
+    "tokens_per_second": evaluated.num_tokens / evaluated.seconds,
   }
 
 
@@ -123,25 +122,24 @@ def report(
   params: PyTree,
   key: jax.Array,
   problem: Any,
-  validation: Validation,
+  config: FinetuneEvaluationConfig,
 ) -> dict[str, Any]:
   """What report.json says of a policy on the test split.
 
-  Samples at the policy's temperature, greedy responses, and for problems that
-  count mistakes (`error_counts`) the error rates of operations beside the
-  teacher's, if it attempts all of them.
+  Samples at the policy's temperature, greedy responses, and the mistakes of the
+  samples if the problem counts them.
   """
-  problem_id = problem.problem_ids("test", 0, validation.test_problems)
+  problem_id = problem.problem_ids("test", 0, config.test_problems)
   sampled = evaluation.evaluate(
-    policy,
+    ProblemPolicy(policy, problem),
     params,
     key,
     problem,
     problem_id,
-    num_samples=validation.test_samples,
+    num_samples=config.test_samples,
   )
   greedy = evaluation.evaluate(
-    dataclasses.replace(policy, temperature=0.0),
+    ProblemPolicy(dataclasses.replace(policy, temperature=0.0), problem),
     params,
     key,
     problem,
@@ -150,35 +148,9 @@ def report(
   )
   out = {
     "temperature": policy.temperature,
-    **sampled.report(validation.test_ks),
+    **sampled.report(config.test_ks),
     "greedy_accuracy": greedy.accuracy,
     "greedy_standard_error": greedy.standard_error,
   }
-  if sampled.counts is not None and all(
-    math.isfinite(rate) for rate, _ in sampled.counts.error_rates.values()
-  ):
-    out["mistakes"] = _mistakes(problem, problem_id, sampled.counts)
-  return out
-
-
-def _mistakes(problem: Any, problem_id: np.ndarray, counts: Any) -> dict:
-  """Error rates of operations, the teacher's, and the accuracies they imply."""
-  rates = counts.error_rates
-  implied = problem.success_rates(
-    problem_id, {symbol: rate for symbol, (rate, _) in rates.items()}
-  )
-  return {
-    "error_rates": {
-      operation.symbol: {
-        "policy": rates[operation.symbol][0],
-        "standard_error": rates[operation.symbol][1],
-        "teacher": float(operation.error),
-      }
-      for operation in problem.operations
-    },
-    "implied_accuracy": float(np.mean(implied)),
-    "teacher_accuracy": float(np.mean(problem.success_rates(problem_id))),
-    "illegal": counts.illegal_share,
-    "unfinished": counts.unfinished_share,
-    "restatements": counts.restatement_share,
-  }
+  mistakes = base.report_mistakes(problem, sampled.mistakes, problem_id)
+  return out if mistakes is None else out | {"mistakes": mistakes}

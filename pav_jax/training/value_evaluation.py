@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax import steps, thresholds, verification
+from pav_jax.problems import base
 from pav_jax.rollout import Rollout, StepTargets
 from pav_jax.training.target_splits import rollout_of, take
 
@@ -29,9 +30,9 @@ class References:
     q_mc: Monte-Carlo values, NaN where unknown.
     exact: exact values, or None.
     alive: prefixes without error so far, or None where the problem cannot say.
-    kind: index into `kinds` of the operation that the last step of a prefix
-      performs, −1 for none; None where the problem cannot say.
-    kinds: names of operations.
+    kind: index into `kinds` of a prefix's last step, −1 for a step of no kind;
+      None where the problem cannot say.
+    kinds: names of kinds of steps, such as operations.
   """
 
   targets: StepTargets
@@ -58,8 +59,8 @@ def references(
   """Gathers what is known of held-out prefixes.
 
   Args:
-    problem: asked for `dead_prefixes(rollout)` and, with `operations` that have
-      symbols, for `steps(rollout).kind`, if it has them.
+    problem: that they answer; says which prefixes are dead, and of what kinds
+      its steps are, if it can.
     targets: the traces.
     exact: `rollout -> values`, or None.
   """
@@ -68,14 +69,10 @@ def references(
   mask = np.array(verification.prefix_mask(targets.prefix_len))
   at = np.arange(mask.shape[1])
   length = mask.sum(-1, keepdims=True) - 1
-  alive = kind = None
-  kinds = ()
-  if hasattr(problem, "dead_prefixes"):
-    dead = np.asarray(problem.dead_prefixes(rollout))
-    alive = ~dead if dead.any() else None
-  if hasattr(problem, "steps") and hasattr(problem, "operations"):
-    kinds = tuple(operation.symbol for operation in problem.operations)
-    of_step = np.asarray(problem.steps(rollout).kind)
+  dead = base.dead_prefixes(problem, rollout)
+  kinds, kind = (), None
+  if named := base.step_kinds(problem, rollout):
+    kinds, of_step = named
     kind = np.pad(of_step, ((0, 0), (1, 0)), constant_values=-1)
     kind = np.where(mask & (kind >= 0), kind, -1).astype(np.int32)
   return References(
@@ -84,7 +81,7 @@ def references(
     middle=mask & (at >= length / 4) & (at <= 3 * length / 4),
     q_mc=np.asarray(targets.q_mc),
     exact=None if exact is None else np.asarray(exact(rollout)),
-    alive=alive,
+    alive=~dead if dead.any() else None,
     kind=kind,
     kinds=kinds,
   )

@@ -1,6 +1,6 @@
 """Training of verifiers: the loss, the state and pure steps (Sec. 4.2, App. D).
 
-Parameters are those of `models.verifier`.
+Parameters are those of `models.value_network`.
 """
 
 import dataclasses
@@ -13,75 +13,47 @@ import optax
 from jaxtyping import Array, Float
 
 from pav_jax import steps
+from pav_jax.checks import check_positive
 from pav_jax.models import heads
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies import sampling
 from pav_jax.training import fitting
-from pav_jax.training.fitting import FitState
+from pav_jax.training.fitting import FitState, Fitter, LearningRates
 from pav_jax.training.labelling import Examples
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """How long a verifier is trained, and how fast.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifierSchedule(LearningRates):
+  """How long a verifier is trained, how fast, and in which batches.
 
   Attributes:
-    num_steps: optimiser steps.
-    learning_rate: the highest, after a linear warm-up from 0.
-    warmup_steps: of `num_steps`.
-    final_learning_rate: at the end; a cosine leads there.
     batch_size: traces in a batch; each has the labels of all its prefixes.
-    trunk_rate: the trunk's learning rate as a multiple of the others'.
+    backbone_rate: the backbone's learning rate as a multiple of the others'.
 
   Raises:
     ValueError: if a number is out of its range.
   """
 
-  num_steps: int
-  learning_rate: float
-  warmup_steps: int = 0
-  final_learning_rate: float = 0.0
   batch_size: int = 32
-  trunk_rate: float = 1.0
+  backbone_rate: float = 1.0
 
   def __post_init__(self):
-    for name in ("num_steps", "batch_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
-    for name in ("learning_rate", "trunk_rate"):
-      if not 0 < getattr(self, name) < float("inf"):
-        raise ValueError(f"{name} is {getattr(self, name)}, expected > 0")
-    if not 0 <= self.warmup_steps < self.num_steps:
-      raise ValueError(
-        f"warmup_steps is {self.warmup_steps}, expected 0 … "
-        f"{self.num_steps - 1}, fewer than num_steps"
-      )
-    if not 0 <= self.final_learning_rate <= self.learning_rate:
-      raise ValueError(
-        f"final_learning_rate is {self.final_learning_rate}, expected 0 … "
-        f"{self.learning_rate}, the learning rate"
-      )
+    super().__post_init__()
+    check_positive(batch_size=self.batch_size, backbone_rate=self.backbone_rate)
 
   def optimizer(self, kind: Callable) -> optax.GradientTransformation:
-    """The optimiser with this schedule.
+    """The optimiser with these learning rates.
 
     Args:
       kind: `learning_rate -> optax.GradientTransformation`, as `sft.AdamW`.
     """
-    rates = optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if self.warmup_steps else self.learning_rate,
-      peak_value=self.learning_rate,
-      warmup_steps=self.warmup_steps,
-      decay_steps=self.num_steps,
-      end_value=self.final_learning_rate,
-    )
-    trunk = optax.masked(
-      optax.scale(self.trunk_rate),
+    backbone = optax.masked(
+      optax.scale(self.backbone_rate),
       lambda params: {name: name == "trunk" for name in params},
     )
-    return optax.chain(kind(rates), trunk)
+    return optax.chain(kind(self.learning_rates), backbone)
 
 
 def losses(
@@ -98,7 +70,7 @@ def losses(
     cross-entropy against soft labels y, with the logit l read at the last token
     of each prefix, in nats.
   - `next_token`: negative log-likelihood of the imitated steps, in nats a
-    token, under the trunk as a language model; 0 if there are none.
+    token, under the backbone as a language model; 0 if there are none.
 
   Args:
     config: of the network.
@@ -115,7 +87,7 @@ def losses(
   logit = heads.read(params["head"], read, at)
   entropy = optax.sigmoid_binary_cross_entropy(logit, batch.label)
   entropy = jnp.where(batch.weight > 0, batch.weight * entropy, 0.0)
-  found = {"values": entropy.sum() / len(entropy)}
+  parts = {"values": entropy.sum() / len(entropy)}
   if next_token:
     logp = sampling.logp_of_next(
       config.trunk,
@@ -131,8 +103,8 @@ def losses(
       num_tokens=batch.tokens.shape[1],
     )[:, 1:]
     total = jnp.where(learnt > 0, logp, 0.0).sum()
-    found["next_token"] = -total / jnp.maximum(learnt.sum(), 1)
-  return found
+    parts["next_token"] = -total / jnp.maximum(learnt.sum(), 1)
+  return parts
 
 
 def train_step(
@@ -169,38 +141,24 @@ def train_step(
   return state, metrics
 
 
-def init_state(
-  config: VerifierConfig,
-  optimizer: optax.GradientTransformation,
-  params: dict,
-  layout: Layout,
-) -> FitState:
-  """The state before the first step, laid out over the mesh."""
-  return fitting.init_state(
-    optimizer, params, _shardings(config, optimizer, layout)
-  )
-
-
-def make_train_chunk(
+def fitter(
   config: VerifierConfig,
   optimizer: optax.GradientTransformation,
   layout: Layout,
   *,
   aux_weight: float = 0.0,
-) -> Callable:
-  """`fitting.make_train_chunk` of `train_step`."""
-  step = functools.partial(
-    train_step, config, optimizer, aux_weight=aux_weight, layout=layout
-  )
-  return fitting.make_train_chunk(
-    step, _shardings(config, optimizer, layout), layout
-  )
-
-
-def _shardings(config, optimizer, layout: Layout) -> FitState:
-  return fitting.state_shardings(
+) -> Fitter:
+  """`train_step` of a network, laid out over a mesh."""
+  return Fitter(
+    functools.partial(
+      train_step, config, optimizer, aux_weight=aux_weight, layout=layout
+    ),
     optimizer,
-    network.shapes(config),
-    network.shardings(config, layout),
+    fitting.state_shardings(
+      optimizer,
+      network.shapes(config),
+      network.shardings(config, layout),
+      layout,
+    ),
     layout,
   )

@@ -70,10 +70,11 @@ def collect(workdir, policy, **changes):
     "strategy": STRATEGY,
     "num_problems": 6,
     "problems_per_shard": 2,
-    "dead_are_free": False,
+    "skip_dead_prefixes": False,
     "rows_per_call": 16,
   } | changes
-  return collect_run.collect(workdir, "test", **settings)
+  settings = collect_run.CollectSettings(**settings)
+  return collect_run.collect(workdir, "test", settings)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_what_a_run_writes(uninterrupted, policy):
 
 KILLED = """
 import os, pathlib, signal, sys
-from pav_jax.problems import step_targets_records
+from pav_jax.data import step_targets_records
 from tests_runs_collect import collect
 
 encode = step_targets_records.encode
@@ -281,3 +282,20 @@ def test_a_lock_keeps_others_out(policy, tmp_path):
     pytest.raises(RuntimeError, match="another process writes"),
   ):
     collect(tmp_path, policy)
+
+
+def test_loads_in_the_precision_of_the_settings(policy):
+  settings = collect_run.CollectSettings(
+    problem=PROBLEM, policy=policy, strategy=STRATEGY, num_problems=1
+  )
+  for precision in (
+    {"dtype": "float32", "param_dtype": "float32", "remat": "none"},
+    {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full"},
+    {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "dots"},
+  ):
+    # The checkpoint's own is float32 without rematerialisation.
+    changes = {} if precision["remat"] == "none" else precision
+    loaded = dataclasses.replace(settings, **changes).load(policy)
+    for name, value in precision.items():
+      assert getattr(loaded.policy.config, name) == value
+    assert loaded.params["embedding"].dtype == precision["param_dtype"]

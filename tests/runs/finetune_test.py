@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ from pav_jax.data.packing import Demonstrations
 from pav_jax.models import hf, partitioning
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.chain import Chain
 from pav_jax.runs import finetune as sft_run
 from pav_jax.training import sft
 from pav_jax.training.state import Checkpoints
-from pav_jax.training.validation import Validation
+from pav_jax.training.validation import FinetuneEvaluationConfig
 
 # Tables of 4 × 3 sums: so few that a tiny network learns them by heart.
 PROBLEM = Chain(
@@ -52,7 +54,7 @@ def finetune(workdir, **changes):
     "policy": language_model(CONFIG, PROBLEM),
     "problem": PROBLEM,
     "stages": STAGES,
-    "validation": Validation(
+    "evaluation": FinetuneEvaluationConfig(
       dataclasses.replace(BATCHES, split="validation"),
       every=100,
       num_problems=8,
@@ -68,7 +70,8 @@ def finetune(workdir, **changes):
     "checkpoint_every": 100,
     "mesh": partitioning.make_mesh(devices=jax.devices()[:1]),
   }
-  return sft_run.finetune(workdir, "test", **(settings | changes))
+  settings = sft_run.FinetuneSettings(**(settings | changes))
+  return sft_run.finetune(workdir, "test", settings)
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +151,198 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_bad_settings(tmp_path, change, message):
   with pytest.raises(ValueError, match=message):
     finetune(tmp_path, **change)
+
+
+def short(workdir, **changes):
+  """Eight steps, of which one is kept."""
+  stages = (sft.Stage(BATCHES, num_steps=8, learning_rate=4e-3),)
+  evaluation = FinetuneEvaluationConfig(
+    dataclasses.replace(BATCHES, split="validation"),
+    every=4,
+    num_problems=2,
+    num_samples=2,
+    ks=(2,),
+    num_batches=1,
+    select_by="loss",
+    test_problems=2,
+    test_samples=2,
+    test_ks=(2,),
+  )
+  settings = {"stages": stages, "evaluation": evaluation, "chunk": 4}
+  finetune(workdir, **(settings | {"checkpoint_every": 4} | changes))
+  return (workdir / "policy" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("short")
+  return workdir, short(workdir)
+
+
+def damage(checkpoints):
+  for path in checkpoints.glob("*/meta/metadata"):
+    path.write_text("{")
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint .* cannot be read")
+@pytest.mark.parametrize(
+  "harm, message",
+  [
+    (lambda best, last: damage(best), "has 1 unreadable checkpoints and none"),
+    (lambda best, last: damage(last), "has 2 unreadable checkpoints and none"),
+    (lambda best, last: shutil.rmtree(best), "best has lost its checkpoint"),
+    (lambda best, last: shutil.rmtree(last), None),
+  ],
+  ids=["best damaged", "last damaged", "best gone", "last gone"],
+)
+def test_lost_checkpoints_are_named_and_the_way_out_works(
+  short_run, tmp_path, harm, message
+):
+  whole, policy = short_run
+  workdir = shutil.copytree(whole, tmp_path / "w")
+  checkpoints = workdir / "checkpoints"
+  harm(checkpoints / "best", checkpoints / "last")
+  if message:
+    advice = f"{message}.*; move {checkpoints} away to start afresh"
+    with pytest.raises(ValueError, match=advice):
+      short(workdir)
+    checkpoints.rename(tmp_path / "moved")
+  assert short(workdir) == policy
+  rows = (workdir / "metrics.jsonl").read_text().count("\n")
+  assert rows == 8 + 2
+
+
+def test_lost_metrics_are_told_at_the_start_and_the_ways_out_work(
+  short_run, tmp_path
+):
+  whole, policy = short_run
+  workdir = shutil.copytree(whole, tmp_path / "w")
+  metrics = workdir / "metrics.jsonl"
+  good = metrics.read_text()
+  metrics.unlink()
+  with pytest.raises(ValueError, match="restore the file, or move the workdir"):
+    short(workdir)
+  metrics.write_text(good)
+  assert short(workdir) == policy
+  assert short(tmp_path / "elsewhere") == policy
+
+
+@pytest.mark.parametrize("select_by", ["accuracy", "loss"])
+def test_a_policy_that_is_not_finite_is_never_kept(tmp_path, select_by):
+  """The loss of the last step is that before its update."""
+  stages = (sft.Stage(BATCHES, num_steps=1, learning_rate=1e38),)
+  with pytest.raises(FloatingPointError, match=r"loss is|parameters after 1"):
+    short(
+      tmp_path,
+      stages=stages,
+      evaluation=FinetuneEvaluationConfig(
+        dataclasses.replace(BATCHES, split="validation"),
+        num_problems=2,
+        num_samples=2,
+        ks=(),
+        num_batches=1,
+        select_by=select_by,
+        test_problems=2,
+        test_samples=2,
+      ),
+    )
+  assert not (tmp_path / "policy").exists()
+  assert not list(tmp_path.glob("checkpoints/*/[0-9]*"))
+
+
+# A stage of four steps, tested on other problems than it is validated on.
+WIRING = {
+  "stages": (sft.Stage(BATCHES, num_steps=6, learning_rate=4e-3),),
+  "evaluation": FinetuneEvaluationConfig(
+    dataclasses.replace(BATCHES, split="validation"),
+    every=2,
+    num_problems=3,
+    num_samples=2,
+    ks=(2,),
+    num_batches=1,
+    test_problems=5,
+    test_samples=2,
+    test_ks=(2,),
+  ),
+  "chunk": 2,
+}
+
+
+def by_the_teacher(reads):
+  """`LanguageModel.sample` by the teacher, which records problems' ids."""
+
+  def sample(
+    self, params, key, prompts, lengths, ids, *, num_samples, first_sample=0
+  ):
+    del self, params, key, prompts, lengths, first_sample
+    reads.append(set(ids.tolist()))
+    every = np.repeat(ids, num_samples)
+    sample_id = np.tile(np.arange(num_samples, dtype=np.int32), len(ids))
+    return PROBLEM.demonstrations(every, sample_id)
+
+  return sample
+
+
+def ids_of(split, number):
+  return set(PROBLEM.problem_ids(split, 0, number).tolist())
+
+
+def test_validation_chooses_and_test_problems_are_read_at_the_end(
+  tmp_path, monkeypatch
+):
+  reads = []
+  monkeypatch.setattr(LanguageModel, "sample", by_the_teacher(reads))
+  finetune(tmp_path, **WIRING)
+  # After steps 2, 4 and 6; then samples and greedy responses.
+  assert reads == [ids_of("validation", 3)] * 3 + [ids_of("test", 5)] * 2
+  assert not ids_of("validation", 3) & ids_of("test", 5)
+
+
+@pytest.mark.parametrize("best", [2, 4, 6])
+def test_the_best_policy_is_exported_not_the_last(tmp_path, monkeypatch, best):
+  params_at, tested = {}, []
+
+  def validate(policy, params, *_):
+    step = 2 * len(params_at) + 2
+    params_at[step] = np.asarray(params["embedding"]).copy()
+    accuracy = 0.9 if step == best else 0.1
+    return {"loss": 1.0, "accuracy": accuracy, "pass_at_2": 0.0}
+
+  def report(policy, params, *_):
+    tested.append(np.asarray(params["embedding"]))
+    return REPORT
+
+  monkeypatch.setattr(sft_run.validation, "validate", validate)
+  monkeypatch.setattr(sft_run.validation, "report", report)
+  finetune(tmp_path, **WIRING)
+  assert not np.array_equal(params_at[2], params_at[6])
+  _, exported = hf.load(tmp_path / "policy")
+  np.testing.assert_array_equal(exported["embedding"], params_at[best])
+  np.testing.assert_array_equal(tested[0], params_at[best])
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["training"]["kept_step"] == best
+
+
+REPORT = {
+  "temperature": 1.0,
+  "problems": 1,
+  "samples": 1,
+  "accuracy": 0.5,
+  "standard_error": 0.0,
+  "pass_at_k": {},
+  "greedy_accuracy": 0.5,
+}
+
+
+def test_a_policy_of_the_last_stage_is_kept(tmp_path, monkeypatch):
+  scores = iter([0.9, 0.1, 0.2])
+
+  def validate(*_):
+    return {"loss": 1.0, "accuracy": next(scores)}
+
+  monkeypatch.setattr(sft_run.validation, "validate", validate)
+  monkeypatch.setattr(sft_run.validation, "report", lambda *_: REPORT)
+  half = sft.Stage(BATCHES, num_steps=3, learning_rate=4e-3)
+  finetune(tmp_path, **(WIRING | {"stages": (half, half)}))
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["training"]["kept_step"] == 6

@@ -8,6 +8,7 @@ import pytest
 from pav_jax.problems.chain import Chain
 from pav_jax.rollout import StepTargets
 from pav_jax.runs import fit_report
+from pav_jax.testing.plain_text import PlainText
 from pav_jax.training import labelling
 from pav_jax.training import value_evaluation as evaluation
 
@@ -60,16 +61,13 @@ class Letters:
 jax.tree_util.register_static(Letters)
 
 
-class Text:
-  """A problem whose tokens are characters."""
+class Bytes:
+  """Characters are tokens, padding is 0 and the end 1."""
 
-  delimiter = "\n"
-
-  class vocabulary:
-    """Bytes."""
-
-    pad_id = 0
-    encode = staticmethod(lambda text: list(text.encode()))
+  vocab_size, pad_id, eos_id = 128, 0, 1
+  token_text = staticmethod(chr)
+  encode = staticmethod(lambda text: list(text.encode()))
+  decode = staticmethod(lambda ids: bytes(ids).decode())
 
 
 def test_process_bench_thresholds_come_from_the_first_file(tmp_path):
@@ -93,7 +91,7 @@ def test_process_bench_thresholds_come_from_the_first_file(tmp_path):
     files.append(tmp_path / f"{name}.json")
     files[-1].write_text(json.dumps(entries))
   score_fn = functools.partial(evaluation.score, Letters())
-  found = fit_report.process_bench_scores(score_fn, Text(), files)
+  found = fit_report.process_bench_scores(score_fn, PlainText(Bytes()), files)
   # Of one erroneous sample all are found, of two correct ones a half.
   assert found["erroneous"] == 1
   assert found["correct"] == 0.5

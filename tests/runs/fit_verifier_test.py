@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 
 from pav_jax.data import step_targets_writer
-from pav_jax.models import transformer
+from pav_jax.models import hf, transformer
 from pav_jax.models.partitioning import make_mesh
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.chain.error_rates import ErrorRateValues
+from pav_jax.problems.vocabulary import identity
 from pav_jax.provers import verifier as provers_verifier
 from pav_jax.rollout import StepTargets
 from pav_jax.runs import fit_verifier as verifier_run
-from pav_jax.training import value_fitting
+from pav_jax.training import (
+  calibration,
+  target_splits,
+  value_evaluation,
+  value_fitting,
+)
+from pav_jax.training.initial import PretrainedBackbone
 from pav_jax.training.state import Checkpoints
 
 pytest.importorskip(
@@ -43,7 +50,7 @@ CONFIG = TransformerConfig(
 )
 
 
-def trunk(key, layout, fingerprint):
+def backbone(key, layout, fingerprint):
   """Random parameters, as `transformer.init` has them but not compiled."""
   del key, layout, fingerprint
   rng = np.random.default_rng(0)
@@ -56,7 +63,7 @@ def trunk(key, layout, fingerprint):
   return CONFIG, jax.tree_util.tree_map_with_path(random, shapes)
 
 
-def other_trunk(**changes):
+def other_backbone(**changes):
   return lambda *_: (dataclasses.replace(CONFIG, **changes), {})
 
 
@@ -102,8 +109,8 @@ def fit(workdir, data, **changes):
     "problem": PROBLEM,
     "data": data / "train",
     "held_out": data / "held_out",
-    "trunk": trunk,
-    "schedule": value_fitting.Schedule(
+    "backbone": backbone,
+    "schedule": value_fitting.VerifierSchedule(
       num_steps=600, learning_rate=5e-3, warmup_steps=10, batch_size=64
     ),
     "exact": ErrorRateValues(PROBLEM, {"+": 0.4}),
@@ -115,7 +122,8 @@ def fit(workdir, data, **changes):
     "num_inspected": 10,
     "mesh": make_mesh(devices=jax.devices()[:1]),
   }
-  return verifier_run.fit_verifier(workdir, "test", **(settings | changes))
+  settings = verifier_run.VerifierSettings(**(settings | changes))
+  return verifier_run.fit_verifier(workdir, "test", settings)
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +211,11 @@ def test_another_configuration_is_refused(finished, data):
     ({"process_bench": ("a",)}, "process_bench has 1 files"),
     ({"held_out": None, "held_out_share": 1.0}, "held_out_share is 1.0"),
     (
-      {"trunk": other_trunk(vocab_size=8)},
+      {"backbone": other_backbone(vocab_size=8)},
       "vocab_size is 8, expected at least 15",
     ),
     (
-      {"trunk": other_trunk(max_length=16)},
+      {"backbone": other_backbone(max_length=16)},
       "traces have up to 18 tokens, expected at most max_length = 16",
     ),
     ({"problem": Chain()}, "fingerprint"),
@@ -221,3 +229,121 @@ def test_bad_settings(tmp_path, data, change, message):
 def test_problems_that_are_trained_on_are_not_held_out(tmp_path, data):
   with pytest.raises(ValueError, match="20 problems are in the training data"):
     fit(tmp_path, data, held_out=data / "same")
+
+
+# Six steps, validated three times.
+WIRING = {
+  "schedule": value_fitting.VerifierSchedule(
+    num_steps=6, learning_rate=5e-3, batch_size=8
+  ),
+  "aux_weight": 0.0,
+  "exact": None,
+  "chunk": 2,
+  "validate_every": 2,
+}
+
+
+def halves():
+  """The problems that are held out: validation's, then the test's."""
+  parts = target_splits.split_by_problem(traces(120, 240), (0.5, 0.5))
+  return [set(part.problem_id.tolist()) for part in parts]
+
+
+def test_validation_chooses_and_calibrates_and_the_test_half_is_reported(
+  tmp_path, data, monkeypatch
+):
+  reads, fitted, located = [], [], []
+  score, fit_scaling = value_evaluation.score, calibration.fit
+  locate = value_evaluation.locate_first_errors
+  monkeypatch.setattr(
+    value_evaluation,
+    "score",
+    lambda verifier, targets: (
+      reads.append(set(targets.problem_id.tolist())) or score(verifier, targets)
+    ),
+  )
+  monkeypatch.setattr(
+    calibration,
+    "fit",
+    lambda *args: fitted.append((args, len(reads))) or fit_scaling(*args),
+  )
+  monkeypatch.setattr(
+    value_evaluation,
+    "locate_first_errors",
+    lambda *parts: located.append(parts) or locate(*parts),
+  )
+  tested = fit(tmp_path, data, held_out_traces=10_000, **WIRING)
+  validation, test = halves()
+  assert not validation & test
+  # Three validations and the calibration; then the test half, the threshold of
+  # first errors, and the page.
+  assert reads[:4] == [validation] * 4
+  assert reads[4:6] == [test, validation]
+  assert reads[6] <= test and len(reads) == 7
+  (((logit, label, n), after),) = fitted
+  assert after == 4 and len(logit) == len(label)
+  targets = traces(120, 240)
+  rows = np.isin(targets.problem_id, list(validation))
+  np.testing.assert_allclose(label, (targets.q_mc[rows]).ravel())
+  assert (n == 16).all()
+  (chosen_on, reported_on) = located[0]
+  assert set(chosen_on[1].targets.problem_id.tolist()) == validation
+  assert set(reported_on[1].targets.problem_id.tolist()) == test
+  assert tested["problems"] == len(test)
+
+
+@pytest.mark.parametrize("best", [2, 4, 6])
+def test_the_best_verifier_is_exported_not_the_last(
+  tmp_path, data, monkeypatch, best
+):
+  params_at, score = {}, verifier_run._score
+
+  def remember(verifier, targets):
+    step = 2 * len(params_at) + 2
+    head = verifier.params["head"]["kernel"]
+    params_at[step] = np.asarray(head).copy()
+    return score(verifier, targets)
+
+  def validation(*_):
+    return {"loss": 0.1 if 2 * len(params_at) == best else 0.9}
+
+  monkeypatch.setattr(verifier_run, "_score", remember)
+  monkeypatch.setattr(verifier_run.fit_report, "validation", validation)
+  fit(tmp_path, data, calibrate=False, num_inspected=1, **WIRING)
+  assert not np.array_equal(params_at[2], params_at[6])
+  kept = provers_verifier.load(tmp_path / "verifier")
+  np.testing.assert_array_equal(kept.params["head"]["kernel"], params_at[best])
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["training"]["kept_step"] == best
+
+
+def test_trains_in_the_precision_that_its_backbone_is_read_with(
+  tmp_path, data, monkeypatch
+):
+  config, params = backbone(None, None, None)
+  hf.save(
+    tmp_path / "policy",
+    config,
+    params,
+    identity=identity(PROBLEM.vocabulary, PROBLEM.delimiter),
+  )
+  configs = []
+
+  def fitter(config, *args, **settings):
+    configs.append(config.trunk)
+    raise Stop
+
+  class Stop(Exception):
+    pass
+
+  monkeypatch.setattr(value_fitting, "fitter", fitter)
+  for expected in (
+    {"dtype": "float32", "param_dtype": "float32", "remat": "none"},
+    {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full"},
+    {"dtype": "bfloat16", "param_dtype": "bfloat16", "remat": "dots"},
+  ):
+    start = PretrainedBackbone(str(tmp_path / "policy"), **expected)
+    with pytest.raises(Stop):
+      fit(tmp_path / expected["remat"], data, backbone=start)
+    for name, value in expected.items():
+      assert getattr(configs[-1], name) == value

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
+from types import SimpleNamespace
 
 import gin
 import jax
@@ -20,16 +21,24 @@ from benchmarks import rehearsal_inputs
 from pav_jax.cli import configuration
 from pav_jax.models import transformer
 from pav_jax.models import value_network as network
-from pav_jax.models.transformer_config import PRESETS, preset
+from pav_jax.models.presets import PRESETS, preset
 from pav_jax.models.value_network import VerifierConfig
+from pav_jax.policies.for_problem import ProblemPolicy
 from pav_jax.problems.mathematics import MATH
 from pav_jax.problems.prompt_format import Record
 from pav_jax.problems.vocabulary import identity
+from pav_jax.provers import base as provers
 from pav_jax.provers import verifier as provers_verifier
+from pav_jax.provers.base import PolicyValues
 from pav_jax.provers.verifier import Verifier
 from pav_jax.rollout import PackedTokens, Rollout
-from pav_jax.training import rl_text, sft, value_fitting
+from pav_jax.training import rl_learning, sft, value_fitting
+from pav_jax.training.baselines import LearnedBaseline
 from pav_jax.training.labelling import Examples
+from pav_jax.training.learning_rate import LearningRateSchedule
+from pav_jax.training.rl import Trainer
+from pav_jax.training.rl_learning import Experience
+from pav_jax.training.rl_placement import Hosted
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = ("2b", "9b", "27b")
@@ -43,6 +52,7 @@ FINETUNE_RATE = {"2b": 5e-6, "9b": 5e-6, "27b": 5e-7}
 ALPHA = {"2b": 5.0, "9b": 3.0, "27b": 3.0}
 ITERATIONS = {"2b": 10_000, "9b": 5000, "27b": 5000}
 ROWS, PROMPT, RESPONSE = 32, 256, 512  # the paper's batch
+PRECISION = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full"}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,8 @@ def resolved(files, monkeypatch):
     gin.clear_config()
     configuration.parse_gin([str(file)], bindings)
     experiment = gin.get_bindings("run")["experiment"]
-    return gin.get_bindings(experiment)
+    given = gin.get_bindings(experiment)
+    return vars(given["settings"]) if "settings" in given else given
 
   yield resolve
   gin.clear_config()
@@ -172,8 +183,8 @@ def test_finetuning(resolved, size):
   (stage,) = given["stages"]
   assert (stage.num_steps, stage.warmup_steps) == (5000, 500)
   assert stage.learning_rate == FINETUNE_RATE[size]
-  assert given["validation"].test_problems == 500
-  optimizer = given["optimizer"](stage.schedule)
+  assert given["evaluation"].test_problems == 500
+  optimizer = given["optimizer"](stage.learning_rates)
   check_finetuning(config, optimizer, stage.batches)
 
 
@@ -185,21 +196,25 @@ def test_collection(resolved, size):
   assert given["policy"] == f"out/math_sft_gemma2_{size}/policy"
   # Six steps in a response make the 300,000 labels of the paper, nearly.
   assert given["num_problems"] * strategy.num_seeds * 6 > 290_000
-  policy = given["make_policy"](config_of(size), given["problem"])
+  precision = {name: given[name] for name in PRECISION}
+  assert precision == PRECISION | {"param_dtype": "bfloat16"}
+  config = config_of(size, **precision)
+  policy = given["make_policy"](config, given["problem"])
   check_sampling(policy, given["problem"], num_samples=strategy.num_seeds)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_verifier(resolved, size):
   given = resolved("verifier", size)
-  schedule, trunk = given["schedule"], given["trunk"]
+  schedule, backbone = given["schedule"], given["backbone"]
   assert (schedule.num_steps, schedule.warmup_steps) == (20_000, 2000)
   assert (schedule.learning_rate, schedule.batch_size) == (5e-7, ROWS)
   assert given["labels"].balanced
   assert given["data"] == f"out/math_collect_gemma2_{size}/targets"
+  assert {x: getattr(backbone, x) for x in PRECISION} == PRECISION
   # All of them start from 9B.
   config = VerifierConfig(
-    config_of("9b", dtype=trunk.dtype, remat=trunk.remat),
+    config_of("9b", dtype=backbone.dtype, remat=backbone.remat),
     given["reader_layers"],
   )
   optimizer = schedule.optimizer(given["optimizer"])
@@ -221,16 +236,20 @@ def test_verifier(resolved, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_search(resolved, size):
-  given = resolved("search", size)
-  problem, tuning = given["problem"], given["tuning"]
+  given = SimpleNamespace(**resolved("search", size))
+  problem, tuning = given.problem, given.tuning
   # App. C: α on a grid from 0 to 1, with 16 beams; 3 candidates.
   assert tuning.alphas == tuple(i / 10 for i in range(11))
   assert tuning.num_beams == 16
-  assert all(arm.num_candidates == 3 for arm in given["arms"])
-  assert {arm.k for arm in given["arms"] if arm.prover is None} == {1, 4}
-  weaker = [arm for arm in given["arms"] if arm.prover is not None]
-  assert len(weaker) == (size == "27b")
-  assert (given["num_problems"], given["num_samples"]) == (500, 128)
+  assert all(arm.num_candidates == 3 for arm in given.arms)
+  made_of = [provers.split(arm.prover) for arm in given.arms]
+  whose = [inner for inner, _ in made_of if inner != PolicyValues()]
+  ks = [wrapper.k for _, wrappers in made_of for wrapper in wrappers]
+  assert ks == [4] and len(whose) == (size == "27b")
+  # Ours beside the policy's: not the same verifier.
+  assert all(inner is not given.verifier for inner in whose)
+  assert (given.num_problems, given.num_samples) == (500, 128)
+  assert given.dtype == given.verifier.config.trunk.dtype == "bfloat16"
   # The verifier, from 9B, scores all prefixes of what is found in one pass.
   config = VerifierConfig(config_of("9b"), 0)
   params = network.shapes(config)
@@ -250,62 +269,77 @@ def test_finetuning_on_correct_responses(resolved, size):
     assert given[name] == getattr(stage, name)
   assert repr(given["optimizer"]) == repr(first["optimizer"])
   assert given["policy"] == f"out/math_sft_gemma2_{size}/policy"
-  batches = given["validation"].batches
+  batches = given["evaluation"].batches
   assert given["num_rows"] == batches.num_rows
   assert given["row_length"] == batches.row_length
-  # The checkpoint's own precision.
-  optimizer = given["optimizer"](stage.schedule)
-  check_finetuning(config_of(size), optimizer, batches)
+  precision = {name: given[name] for name in PRECISION}
+  assert precision == PRECISION
+  optimizer = given["optimizer"](stage.learning_rates)
+  check_finetuning(config_of(size, **precision), optimizer, batches)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_reinforcement(resolved, size):
-  given = resolved("rl", size)
-  outcome, progress = given["arms"]
-  assert outcome.reward.alpha == 0 and outcome.reward.prover is None
-  assert progress.reward.alpha == ALPHA[size]
-  assert given["num_iterations"] == ITERATIONS[size]
-  assert given["num_problems"] * given["num_samples"] == ROWS
-  assert given["schedule"] == rl_text.RateSchedule(warmup=0.1)
-  for arm in given["arms"]:
+def test_reinforcement(resolved, size, files):
+  given = SimpleNamespace(**resolved("rl", size))
+  outcome, progress = given.arms
+  assert outcome.credit.reward.alpha == 0 and outcome.prover is None
+  assert progress.credit.reward.alpha == ALPHA[size]
+  assert progress.credit.reward.negative_weight == 1
+  assert progress.prover.k == 4 and progress.num_updates == 1
+  # A prover computes in bfloat16, as the policy does.
+  assert progress.prover.prover.config.trunk.dtype == "bfloat16"
+  assert given.num_iterations == ITERATIONS[size]
+  assert given.num_problems * given.num_samples == ROWS
+  assert given.schedule == LearningRateSchedule(warmup=0.1)
+  for arm in given.arms:
     assert (arm.update.optimizer, arm.update.learning_rate) == ("adam", 1e-7)
     assert arm.update.kl_weight == 0.001
-    assert arm.baseline == "learned"
-  assert given["policy"] == f"out/math_rft_gemma2_{size}/policy"
-  policy = given["make_policy"](config_of(size), given["problem"])
-  assert policy.max_new_tokens == RESPONSE
-  num_steps = policy.max_steps
+    assert arm.credit.baseline == LearnedBaseline(None, 1e-6)
+  start = given.start
+  assert start.path == f"out/math_rft_gemma2_{size}/policy"
+  assert (start.dtype, start.param_dtype) == ("bfloat16", "float32")
+  assert start.remat == "full"
+  config = config_of(
+    size,
+    dtype=start.dtype,
+    param_dtype=start.param_dtype,
+    remat=start.remat,
+  )
+  model = start.make_policy(config, given.problem)
+  assert model.max_new_tokens == RESPONSE
+  policy = ProblemPolicy(model, given.problem)
+  trainer = Trainer(progress, policy, given.problem, Hosted(), ROWS, 1)
+  _, outer = provers.split_pure(progress.prover)
 
   def iteration(params, rollout, q):
-    state = rl_text.init_state(progress, policy, jax.random.key(0), params)
-    algorithm = (
-      dataclasses.replace(progress.reward, prover=None),
-      progress.update,
-      progress.baseline_for(policy),
-    )
-    ks = jnp.array(progress.ks, jnp.float32)
-    new, metrics = rl_text.learn(
+    state = trainer.init_state(jax.random.key(0), params)
+    new, metrics = rl_learning.learn(
       policy,
-      algorithm,
+      (outer, trainer.estimator, progress.update),
       state,
-      rollout,
-      q,
-      rollout.logp,
-      ks,
-      False,
+      Experience(rollout, rollout.logp, q),
       1.0,
       num_updates=1,
+      num_minibatches=1,
     )
     return vars(state), vars(new), metrics
 
   state, new, metrics = jax.eval_shape(
     iteration,
-    params_of(policy.config),
-    rollouts(PROMPT + RESPONSE, num_steps),
-    rows(jnp.float32, num_steps + 1),
+    params_of(config),
+    rollouts(PROMPT + RESPONSE, model.max_steps),
+    rows(jnp.float32, model.max_steps + 1),
   )
   assert same_shapes(new, state)
   assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_prover_is_that_of_the_smallest_base_policy(size):
+  """Also for 9B and 27B (Sec. 5), whose own verifiers search has."""
+  file = ROOT / "gin" / "experiments" / f"math_rl_gemma2_{size}.gin"
+  line = 'VERIFIER = "out/math_verifier_gemma2_2b/verifier"'
+  assert line in file.read_text().splitlines()
 
 
 def test_every_stage_of_every_size_is_there_and_tested():

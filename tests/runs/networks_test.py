@@ -6,9 +6,10 @@ import pytest
 from pav_jax.models import partitioning, transformer
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.problems.chain import Chain
+from pav_jax.provers import base
 from pav_jax.provers.rollout_values import WellFormed
 from pav_jax.provers.verifier import Verifier
 from pav_jax.runs import networks
@@ -46,12 +47,12 @@ def test_a_copied_verifier_scores_as_the_one_did():
   params["head"]["kernel"] = jnp.linspace(-1, 1, trunk.width)
   verifier = Verifier(params, config)
   layout = networks.layout_of(None)
-  copied = networks.copied(verifier, layout)
+  copied = base.placed(verifier, layout)
   assert copied.layout == layout
   for x in jax.tree.leaves(copied.params):
     assert x.is_fully_replicated and len(x.sharding.device_set) == 8
-  within = networks.copied(WellFormed(verifier, PROBLEM), layout)
-  assert within.layout == layout and within.problem is PROBLEM
+  within = base.placed(WellFormed(verifier, PROBLEM), layout)
+  assert base.layout_of(within) == layout and within.problem is PROBLEM
   rollout = PROBLEM.demonstrations(IDS, np.zeros_like(IDS))
   score = jax.jit(Verifier.logits)
   found, expected = score(copied, rollout), score(verifier, rollout)
@@ -64,9 +65,8 @@ def test_a_copied_verifier_scores_as_the_one_did():
 def test_what_needs_no_copies_is_given_back():
   layout = networks.layout_of(None)
   verifier = Verifier({"w": jnp.ones(3)}, VerifierConfig(preset("tiny")))
-  placed = networks.copied(verifier, layout)
+  placed = base.placed(verifier, layout)
   split = Layout(partitioning.make_mesh(4, 2))
-  assert networks.copied(verifier, None) is verifier
-  assert networks.copied(verifier, split) is verifier
-  assert networks.copied(placed, layout) is placed
-  assert networks.copied(print, layout) is print
+  assert base.placed(verifier, None) is verifier
+  assert base.placed(verifier, split) is verifier
+  assert base.placed(placed, layout) is placed

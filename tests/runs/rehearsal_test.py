@@ -24,9 +24,9 @@ SMALLER = {
     "preset.mlp_width=16",
     "NUM_STEPS=3",
     "WARMUP_STEPS=1",
-    "Validation.num_problems=2",
-    "Validation.test_problems=2",
-    "Validation.num_samples=8",
+    "FinetuneEvaluationConfig.num_problems=2",
+    "FinetuneEvaluationConfig.test_problems=2",
+    "FinetuneEvaluationConfig.num_samples=8",
   ),
   "collect": ("NUM_PROBLEMS=2", "NUM_SEEDS=2", "NUM_COMPLETIONS=4"),
 }

@@ -87,11 +87,13 @@ def test_writes_a_page_of_a_data_set(tmp_path):
   path = show_traces.inspect_traces(
     tmp_path,
     "some traces",
-    problem=PROBLEM,
-    data=tmp_path / "data",
-    verifiers={"mine": tmp_path / "verifier"},
-    exact=PROBLEM.teacher_values,
-    num_traces=5,
+    show_traces.InspectSettings(
+      problem=PROBLEM,
+      data=tmp_path / "data",
+      verifiers={"mine": tmp_path / "verifier"},
+      exact=PROBLEM.teacher_values,
+      num_traces=5,
+    ),
   )
   (text,) = re.findall(
     r"<script[^>]*application/json[^>]*>(.*?)</script>",
@@ -115,9 +117,11 @@ def test_writes_a_page_of_a_data_set(tmp_path):
     show_traces.inspect_traces(
       tmp_path,
       "another vocabulary",
-      problem=Chain(modulus=11),
-      data=tmp_path / "data",
-      verifiers={"mine": tmp_path / "verifier"},
+      show_traces.InspectSettings(
+        problem=Chain(modulus=11),
+        data=tmp_path / "data",
+        verifiers={"mine": tmp_path / "verifier"},
+      ),
     )
 
 

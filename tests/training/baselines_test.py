@@ -24,14 +24,13 @@ VALUE = MadeValue(Planted((0, 1), length=2, vocab_size=3), hidden=(8,))
 
 
 def test_no_baseline_is_zero():
-  expected, state = baselines.NoBaseline()((), ROLLOUT, REWARDS)
+  expected = baselines.NoBaseline()(ROLLOUT, REWARDS)
   np.testing.assert_array_equal(expected, jnp.zeros((3, 2)))
-  assert state == ()
 
 
 def test_batch_mean_is_over_the_rollouts_that_have_the_step():
   # Step 1: (1 + 2 + 6) / 3. Step 2 is missing in row 1: (4 + 8) / 2.
-  expected, _ = baselines.BatchMean()((), ROLLOUT, REWARDS)
+  expected = baselines.BatchMean()(ROLLOUT, REWARDS)
   np.testing.assert_allclose(expected, [[3.0, 6.0]] * 3)
 
 
@@ -143,9 +142,9 @@ def test_group_means_are_of_a_problems_samples():
   # Rows 0 and 2 answer problem 0, row 1 problem 1 alone. Left out, row 0 has
   # row 2's rewards and the other way round; row 1 has nobody, so nothing.
   rollout = dataclasses.replace(ROLLOUT, problem_id=jnp.array([0, 1, 0]))
-  with_own, _ = baselines.GroupMean()((), rollout, REWARDS)
+  with_own = baselines.GroupMean()(rollout, REWARDS)
   np.testing.assert_allclose(with_own, [[3.5, 6.0], [2.0, 100.0], [3.5, 6.0]])
-  left_out, _ = baselines.GroupMean(own=False)((), rollout, REWARDS)
+  left_out = baselines.GroupMean(own=False)(rollout, REWARDS)
   np.testing.assert_allclose(left_out, [[6.0, 8.0], [0.0, 0.0], [1.0, 4.0]])
 
 
@@ -157,7 +156,7 @@ def test_group_means_of_outcomes_leave_advantages_as_they_are():
   )
   rewards = outcome[:, None] + adv
   for own, mean in ((True, [0.5, 0.0, 0.5]), (False, [0.0, 0.0, 1.0])):
-    found, _ = baselines.GroupMean(own, "outcomes")((), rollout, rewards)
+    found = baselines.GroupMean(own, "outcomes")(rollout, rewards)
     np.testing.assert_allclose(found, np.stack([mean] * 2, -1))
   with pytest.raises(ValueError, match="of is 'values', expected 'rewards'"):
     baselines.GroupMean(of="values")
@@ -165,5 +164,39 @@ def test_group_means_of_outcomes_leave_advantages_as_they_are():
 
 def test_group_means_skip_steps_that_do_not_exist():
   # All three answer one problem; row 1 has no second step: (4 + 8) / 2.
-  expected, _ = baselines.GroupMean()((), ROLLOUT, REWARDS)
+  expected = baselines.GroupMean()(ROLLOUT, REWARDS)
   np.testing.assert_allclose(expected, [[3.0, 6.0]] * 3)
+
+
+def test_an_estimator_is_a_reward_and_a_baseline_of_either_kind():
+  centred = baselines.less_baseline(
+    reward=credit.outcome, baseline=baselines.GroupMean()
+  )
+  rollout = dataclasses.replace(ROLLOUT, outcome=jnp.array([1.0, 0.0, 1.0]))
+  weights, state = credit.apply(centred, (), rollout, None)
+  np.testing.assert_allclose(
+    weights, [[1 / 3, 0.0], [-2 / 3, 0.0], [1 / 3, 0.0]], atol=1e-6
+  )
+  assert state == ()
+  learned = baselines.less_baseline(
+    reward=credit.outcome, baseline=baselines.LearnedBaseline(VALUE)
+  )
+  assert isinstance(learned, baselines.LearnedCredit)
+  with pytest.raises(ValueError, match="baseline is 'learned', expected"):
+    baselines.less_baseline(reward=credit.outcome, baseline="learned")
+
+
+def test_a_value_function_without_a_network_has_the_policys():
+  class Policy:
+    def value_network(self):
+      return VALUE
+
+  learned = baselines.less_baseline(
+    reward=credit.outcome, baseline=baselines.LearnedBaseline()
+  )
+  assert baselines.for_policy(learned, Policy()).baseline.value is VALUE
+  other = MadeValue(Planted((0, 1), length=2, vocab_size=3), hidden=(4,))
+  own = baselines.less_baseline(
+    reward=credit.outcome, baseline=baselines.LearnedBaseline(other)
+  )
+  assert baselines.for_policy(own, Policy()).baseline.value is other

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pav_jax.problems.chain import ErrorRateValues
 from pav_jax.training import closed_form
 from pav_jax.training.collect_seeds import IndependentSeeds
 from pav_jax.training.target_splits import rollout_of
@@ -28,7 +29,9 @@ def rates(problem):
 
 def test_exact_counts_fit_exactly(exact):
   problem, targets = exact
-  found = closed_form.compare(problem, targets, error_rates=rates(problem))
+  found = closed_form.compare(
+    problem, targets, ErrorRateValues(problem, rates(problem)).described
+  )
   assert found["chi_square"] == pytest.approx(0, abs=1e-4)
   assert found["bias"] == pytest.approx(0, abs=1e-6)
   assert found["correlation"] == pytest.approx(1)
@@ -49,7 +52,9 @@ def test_a_success_of_a_dead_prefix_is_impossible(exact):
   c = targets.num_correct.copy()
   c[row, at] = 1
   wrong = dataclasses.replace(targets, num_correct=c)
-  found = closed_form.compare(problem, wrong, error_rates=rates(problem))
+  found = closed_form.compare(
+    problem, wrong, ErrorRateValues(problem, rates(problem)).described
+  )
   assert found["impossible"] == 1
 
 
@@ -59,5 +64,7 @@ def test_traces_that_cannot_be_read_do_not_count(exact):
   # Padding within the first step of the traces of the first problem.
   tokens[:3, problem.prompt_len + 1] = problem.vocabulary.pad_id
   odd = dataclasses.replace(targets, tokens=tokens)
-  found = closed_form.compare(problem, odd, error_rates=rates(problem))
+  found = closed_form.compare(
+    problem, odd, ErrorRateValues(problem, rates(problem)).described
+  )
   assert found["by_step"][0]["prefixes"] == 9

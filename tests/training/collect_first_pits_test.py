@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax.problems.chain import ErrorRateValues
 from pav_jax.provers import monte_carlo
 from pav_jax.provers.completions import Jobs
 from pav_jax.training import closed_form
@@ -53,7 +54,9 @@ def test_selection_leaves_labels_unbiased(teacher_source):
   source = teacher_source(rows_per_call=4096)
   targets, _ = STRATEGY(source, ids(source, 300))
   rates = {o.symbol: o.error for o in source.problem.operations}
-  fit = closed_form.compare(source.problem, targets, error_rates=rates)
+  fit = closed_form.compare(
+    source.problem, targets, ErrorRateValues(source.problem, rates).described
+  )
   assert fit["prefixes"] > 500
   assert abs(fit["chi_square_z"]) < 4
   assert abs(fit["bias_z"]) < 4

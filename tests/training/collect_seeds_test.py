@@ -4,13 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax.problems import base
+from pav_jax.problems.chain import ErrorRateValues
 from pav_jax.provers.budget import EarlyStopping
 from pav_jax.training import closed_form
-from pav_jax.training.collect_seeds import (
-  IndependentSeeds,
-  find_prefixes,
-  readable,
-)
+from pav_jax.training.collect_seeds import IndependentSeeds, find_prefixes
 from pav_jax.training.target_splits import rollout_of
 
 SEEDS = IndependentSeeds(num_seeds=4, num_completions=16)
@@ -36,7 +34,9 @@ def test_values_agree_with_closed_form(teacher_source):
   source = teacher_source(rows_per_call=4096)
   targets, _ = SEEDS(source, ids(source, 300))
   rates = {o.symbol: o.error for o in source.problem.operations}
-  fit = closed_form.compare(source.problem, targets, error_rates=rates)
+  fit = closed_form.compare(
+    source.problem, targets, ErrorRateValues(source.problem, rates).described
+  )
   # About 2,500 different prefixes; both z are about normal.
   assert fit["prefixes"] > 1500
   assert abs(fit["chi_square_z"]) < 4
@@ -45,10 +45,12 @@ def test_values_agree_with_closed_form(teacher_source):
   assert len(fit["by_step"]) == source.problem.max_steps + 1
   # The gate notices rates that are 2 percent off.
   off = {symbol: rate + 0.02 for symbol, rate in rates.items()}
-  wrong = closed_form.compare(source.problem, targets, error_rates=off)
+  wrong = closed_form.compare(
+    source.problem, targets, ErrorRateValues(source.problem, off).described
+  )
   assert wrong["bias_z"] > 5
   # Rates from the traces themselves are near.
-  found = closed_form.compare(source.problem, targets, error_rates=None)
+  found = closed_form.compare(source.problem, targets)
   for symbol, rate in rates.items():
     assert found["error_rates"][symbol] == pytest.approx(rate, abs=0.05)
 
@@ -131,7 +133,9 @@ def test_early_stopping_stays_unbiased_and_saves(teacher_source):
   strategy = dataclasses.replace(SEEDS, early_stopping=stopping)
   targets, spent = strategy(source, ids(source, 300))
   rates = {o.symbol: o.error for o in source.problem.operations}
-  fit = closed_form.compare(source.problem, targets, error_rates=rates)
+  fit = closed_form.compare(
+    source.problem, targets, ErrorRateValues(source.problem, rates).described
+  )
   assert abs(fit["chi_square_z"]) < 4
   assert abs(fit["bias_z"]) < 4
   n = targets.num_completions
@@ -175,7 +179,7 @@ def test_padding_within_a_response(teacher_source):
   tokens = traces.tokens.copy()
   tokens[wrong, at] = source.problem.vocabulary.pad_id
   odd = dataclasses.replace(traces, tokens=tokens)
-  assert np.flatnonzero(~readable(source.problem, odd)).tolist() == [wrong]
+  assert np.flatnonzero(~base.readable(source.problem, odd)).tolist() == [wrong]
   dead, before = (find_prefixes(source, x).dead for x in (odd, traces))
   others = np.arange(len(dead)) != wrong
   np.testing.assert_array_equal(dead[others], before[others])

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
+from pav_jax.shards import Shards
 from pav_jax.training import correct_responses
 
 PROBLEM = Chain(
@@ -68,7 +69,7 @@ def test_no_correct_response_is_an_error(monkeypatch):
 
 def test_batches_have_each_response_once_a_pass(tmp_path):
   clean = PROBLEM.clean().demonstrations(IDS, np.zeros_like(IDS))
-  correct_responses.save(tmp_path / "correct.npz", clean)
+  correct_responses.save(Shards(tmp_path, {"seed": 0}), clean)
   seeds = correct_responses.Seeds(str(tmp_path / "correct.npz"), 2, 20)
   position, seen = 0, []
   while position < 6:

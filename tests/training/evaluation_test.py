@@ -61,7 +61,7 @@ def test_counts_do_not_depend_on_how_samples_are_divided_into_calls(
   assert found.accuracy == pytest.approx(10 / 28)
   assert found.num_tokens == 6 * 28
   # One operation a response, wrong in the 18 responses that are not correct.
-  assert dict(found.counts.operations) == {"+": (28, 18)}
+  assert dict(found.mistakes.operations) == {"+": (28, 18)}
 
 
 def test_pass_at_k_is_the_mean_of_unbiased_estimates():
@@ -94,7 +94,7 @@ def test_a_language_model_is_sampled_and_graded():
   lengths = rollout.prefix_len[:, -1] - rollout.prefix_len[:, 0]
   assert found.num_tokens == int(jnp.sum(lengths))
   np.testing.assert_array_equal(
-    found.num_correct, PROBLEM.outcomes(rollout).reshape(3, 2).sum(-1)
+    found.num_correct, PROBLEM.grade(rollout).reshape(3, 2).sum(-1)
   )
 
 

@@ -159,7 +159,8 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(kind):
 
   layout = Layout(partitioning.make_mesh(data=2, fsdp=2, tensor=2))
   params = jax.tree.map(jnp.copy, PARAMS)
-  state = sft.init_state(CONFIG, optimizer, params, layout)
+  fitter = sft.fitter(CONFIG, optimizer, layout)
+  state = fitter.init(params)
   moments = [
     x
     for path, x in jax.tree_util.tree_leaves_with_path(state.optimizer)
@@ -170,9 +171,8 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(kind):
   assert len(moments) == {sft.AdamW: 6, sft.Muon: 4}[type(kind)]
   for x in moments:
     assert x.addressable_shards[0].data.size == x.size // 4
-  chunk = sft.make_train_chunk(CONFIG, optimizer, layout)
   stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
-  state, metrics = chunk(state, stacked, np.int32(2))
+  state, metrics = fitter.train_chunk(state, stacked, np.int32(2))
   np.testing.assert_allclose(metrics["loss"][:2], losses, rtol=1e-5)
   assert np.isnan(metrics["loss"][2])
   jax.tree.map(

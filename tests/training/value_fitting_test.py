@@ -120,8 +120,8 @@ def test_what_has_no_weight_has_no_part():
 
 @pytest.fixture(scope="module")
 def step():
-  schedule = value_fitting.Schedule(
-    num_steps=300, learning_rate=1e-2, batch_size=ROWS, trunk_rate=0.3
+  schedule = value_fitting.VerifierSchedule(
+    num_steps=300, learning_rate=1e-2, batch_size=ROWS, backbone_rate=0.3
   )
   optimizer = schedule.optimizer(sft.AdamW(clip_norm=1e9))
   return optimizer, jax.jit(
@@ -195,12 +195,12 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(step):
 
   layout = Layout(partitioning.make_mesh(data=2, fsdp=2, tensor=2))
   params = jax.tree.map(jnp.copy, params)
-  state = value_fitting.init_state(READING, optimizer, params, layout)
+  fitter = value_fitting.fitter(READING, optimizer, layout)
+  state = fitter.init(params)
   moments = state.optimizer[0][1][0].mu["trunk"]["embedding"]
   assert moments.addressable_shards[0].data.size == moments.size // 4
-  chunk = value_fitting.make_train_chunk(READING, optimizer, layout)
   stacked = jax.tree.map(lambda x: np.stack([x] * 3), EXAMPLES)
-  state, metrics = chunk(state, stacked, np.int32(2))
+  state, metrics = fitter.train_chunk(state, stacked, np.int32(2))
   np.testing.assert_allclose(metrics["loss"][:2], found, rtol=1e-5)
   assert np.isnan(metrics["loss"][2])
   jax.tree.map(
@@ -216,11 +216,13 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(step):
     ({"num_steps": 0}, "num_steps is 0"),
     ({"batch_size": 0}, "batch_size is 0"),
     ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-    ({"trunk_rate": -1.0}, "trunk_rate is -1.0"),
+    ({"backbone_rate": -1.0}, "backbone_rate is -1.0"),
     ({"warmup_steps": 10}, "warmup_steps is 10, expected 0 … 9"),
     ({"final_learning_rate": 2.0}, "final_learning_rate is 2.0"),
   ],
 )
 def test_bad_schedules(change, message):
   with pytest.raises(ValueError, match=message):
-    value_fitting.Schedule(**{"num_steps": 10, "learning_rate": 1.0} | change)
+    value_fitting.VerifierSchedule(
+      **{"num_steps": 10, "learning_rate": 1.0} | change
+    )

@@ -5,18 +5,28 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax.credit import EffectiveReward
 from pav_jax.models import hf, partitioning, transformer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers.adaptive import AdaptiveK
-from pav_jax.provers.rollout_values import OwnCompletions, WellFormed
-from pav_jax.runs import rl, rl_arms, rl_report
-from pav_jax.training.baselines import GroupMean
+from pav_jax.provers.monte_carlo import MonteCarlo
+from pav_jax.runs import reinforce as runs
+from pav_jax.runs import rl_arms, rl_held_out, rl_loop, rl_report
+from pav_jax.runs.reinforce import RlSettings
+from pav_jax.runs.rl_held_out import EvaluationConfig
+from pav_jax.runs.rl_loop import Replica
+from pav_jax.runs.rl_start import PolicyCheckpoint
+from pav_jax.training.baselines import (
+  GroupMean,
+  LearnedBaseline,
+  less_baseline,
+)
+from pav_jax.training.evaluation import Evaluation
+from pav_jax.training.learning_rate import LearningRateSchedule
 from pav_jax.training.probes import Thresholds
-from pav_jax.training.rewards import Reward
-from pav_jax.training.rl_evaluation import HeldOut
-from pav_jax.training.rl_text import LanguageArm, RateSchedule
+from pav_jax.training.rl import Arm, Trainer
 from pav_jax.training.state import Checkpoints
 from pav_jax.training.updates import Gradient
 
@@ -38,16 +48,19 @@ CONFIG = TransformerConfig(
   max_length=32,
 )
 ADAM = Gradient("adam", 3e-3, kl_weight=0.01, clip_norm=1.0)
-OUTCOME = LanguageArm("outcome", Reward(None, 0.0), ADAM, GroupMean(own=False))
-PAV = LanguageArm(
-  "pav",
-  Reward(OwnCompletions(PROBLEM, num_completions=2), 1.0),
+OUTCOME = Arm(
+  "outcome",
+  less_baseline(reward=EffectiveReward(0.0), baseline=GroupMean(own=False)),
   ADAM,
-  "learned",
-  k=AdaptiveK((1, 4)),
+)
+PAV = Arm(
+  "pav",
+  less_baseline(reward=EffectiveReward(1.0), baseline=LearnedBaseline()),
+  ADAM,
+  AdaptiveK(MonteCarlo(PROBLEM, num_completions=2), (1, 4)),
   num_updates=2,
 )
-HELD_OUT = HeldOut(
+HELD_OUT = EvaluationConfig(
   every=2,
   num_problems=2,
   num_samples=4,
@@ -56,6 +69,19 @@ HELD_OUT = HeldOut(
   test_samples=4,
   test_ks=(1, 2, 4),
   hard_samples=4,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity(Chain):
+  """Chain that a random policy gets right half of the time."""
+
+  def grade(self, rollout):
+    return np.asarray(rollout.tokens.sum(-1) % 2, np.float32)
+
+
+PARITY = Parity(
+  **{f.name: getattr(PROBLEM, f.name) for f in dataclasses.fields(PROBLEM)}
 )
 
 
@@ -73,18 +99,20 @@ def start(tmp_path_factory):
 
 def reinforce(workdir, start, **changes):
   settings = {
-    "policy": str(start),
+    "start": PolicyCheckpoint(str(start)),
     "problem": PROBLEM,
     "arms": (OUTCOME, PAV),
     "num_iterations": 4,
     "num_problems": 2,
     "num_samples": 4,
     "num_seeds": 1,
-    "schedule": RateSchedule(0.25),
-    "held_out": HELD_OUT,
+    "schedule": LearningRateSchedule(0.25),
+    "evaluation": HELD_OUT,
     "checkpoint_every": 2,
   }
-  return rl.reinforce(workdir, "test", **(settings | changes))
+  return runs.reinforce(
+    workdir, "test", settings=RlSettings(**(settings | changes))
+  )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +182,7 @@ def test_a_finished_run_is_read_and_not_trained_again(
   def no_training(*args):
     raise AssertionError("it trained")
 
-  monkeypatch.setattr(rl.Trainer, "iterate", no_training)
+  monkeypatch.setattr(Trainer, "iterate", no_training)
   assert reinforce(workdir, start) == arms
 
 
@@ -174,7 +202,7 @@ def test_the_best_candidate_is_run(start, tmp_path):
   found = reinforce(
     tmp_path,
     start,
-    arms=[rl.Candidates("tuned", arms)],
+    arms=[rl_arms.Candidates("tuned", arms)],
     num_iterations=1,
     tuning_iterations=1,
   )
@@ -194,10 +222,14 @@ def test_candidates_are_judged_over_the_whole_run():
   early = {"iteration": [0, 10, 12], "accuracy": [0.0, 0.5, 0.5]}
   late = {"iteration": [0, 10, 12], "accuracy": [0.0, 0.1, 0.6]}
   scores = [
-    rl_report.accuracy_over_run({k: np.array(v) for k, v in x.items()})
+    rl_held_out.accuracy_over_run({k: np.array(v) for k, v in x.items()})
     for x in (early, late)
   ]
   np.testing.assert_allclose(scores, [3.5 / 12, (0.5 + 0.7) / 12])
+
+
+def arrays(curves):
+  return {name: np.array(x)[:, 0] for name, x in curves.items()}
 
 
 def test_probes_warn_once_with_their_first_iteration():
@@ -210,7 +242,7 @@ def test_probes_warn_once_with_their_first_iteration():
     "score_gap": [[0.0]] * 3,
     "accuracy": [[0.0]] * 3,
   }
-  found = rl_report.warnings(curves, Thresholds(no_progress=0.55))
+  found = rl_report.warnings(arrays(curves), Thresholds(no_progress=0.55))
   assert {name: x["iteration"] for name, x in found.items()} == {
     "no_progress": 2,
     "length": 3,
@@ -232,13 +264,13 @@ def test_a_policy_that_was_lost_is_noticed():
 
   def found(high):
     curves["accuracy"] = [[0.9]] + [[high]] * 15 + [[0.0]] * (number - 16)
-    return rl_report.warnings(curves, Thresholds())
+    return rl_report.warnings(arrays(curves), Thresholds())
 
   # (.9 + 9 · .2) / 10 = .27, and six batches of .2 beside four of none .12.
   assert found(0.2)["accuracy"]["iteration"] == 16 + 4
   # What never was 5 % comes and goes by chance.
   curves["accuracy"] = [[0.04]] * 15 + [[0.0]] * 15
-  assert rl_report.warnings(curves, Thresholds()) == {}
+  assert rl_report.warnings(arrays(curves), Thresholds()) == {}
 
 
 @pytest.mark.parametrize(
@@ -261,9 +293,14 @@ def test_batches_are_averaged_until_they_hold_25_successes(
 def test_iterations_are_counted_to_the_mean_of_as_many_batches():
   # Means of four are 5 % at the fourth, those of two 10 % there too.
   accuracy = np.array([0.0, 0.0, 0.1, 0.1, 0.05, 0.15, 0.0])
-  lane = rl_report.Lane({}, 1.0, {"accuracy": accuracy}, {}, {})
+  quiet = {name: np.zeros(7) for name in ("no_progress", "empty")}
+  curves = quiet | {"accuracy": accuracy} | {"length": np.ones(7)}
+  curves["distinct"] = np.ones(7)
+  replica = Replica({}, 1.0, curves, {})
   tested = [{"accuracy": 0.0, "pass_at_k": {}}]
-  found = rl_report.summary([lane], tested, 128)["iterations_to"]
+  found = rl_report.summary([replica], tested, 128, Thresholds())[
+    "iterations_to"
+  ]
   assert found["0.05"] == [4] and found["0.1"] == [4]
   assert found["0.2"] == [None]
   # Two batches of .1 hold 25.6 successes, which is enough for 1 % as well.
@@ -300,22 +337,11 @@ def test_bad_settings(tmp_path, change, message):
     reinforce(tmp_path, "nowhere", **change)
 
 
-@dataclasses.dataclass(frozen=True)
-class Parity(Chain):
-  """Chain that a random policy gets right half of the time."""
-
-  def outcomes(self, rollout):
-    return np.asarray(rollout.tokens.sum(-1) % 2, np.float32)
-
-
 def test_on_a_mesh_that_splits_the_policy_it_learns_the_same(start, tmp_path):
   """It samples split as well; sums over devices differ by rounding.
 
   With plain gradients, for Adam would enlarge rounding where there is none.
   """
-  problem = Parity(
-    **{f.name: getattr(PROBLEM, f.name) for f in dataclasses.fields(PROBLEM)}
-  )
   arm = dataclasses.replace(PAV, update=Gradient("sgd", 0.1))
   found = []
   for name, mesh in (
@@ -323,7 +349,7 @@ def test_on_a_mesh_that_splits_the_policy_it_learns_the_same(start, tmp_path):
     ("split", partitioning.make_mesh(2, 2, devices=jax.devices()[:4])),
   ):
     arms = reinforce(
-      tmp_path / name, start, problem=problem, arms=(arm,), mesh=mesh
+      tmp_path / name, start, problem=PARITY, arms=(arm,), mesh=mesh
     )
     found.append(arms["pav"])
   whole, split = (arm["curves"] for arm in found)
@@ -335,21 +361,141 @@ def test_on_a_mesh_that_splits_the_policy_it_learns_the_same(start, tmp_path):
   assert found[0]["pass_at_k"] == found[1]["pass_at_k"]
 
 
-def test_arms_are_described_by_the_digest_of_their_verifier():
-  """Also of one within another prover; runs of other verifiers are others."""
+class Watched:
+  """In the place of `evaluation.evaluate`: notes what it is asked."""
 
-  def arm(prover):
-    return dataclasses.replace(PAV, reward=Reward(prover, 1.0))
+  def __init__(self, solved):
+    self.solved, self.asked = solved, []
 
-  @dataclasses.dataclass(frozen=True)
-  class Fake:
-    params: dict
+  def __call__(self, policy, params, key, problem, ids, **options):
+    weights = np.asarray(params["embedding"]).tobytes()
+    self.asked.append((np.asarray(ids).tolist(), options, weights))
+    number = options["num_samples"]
+    if observe := options.get("observe"):
+      observe(PROBLEM.demonstrations(ids, np.zeros_like(ids)))
+    return Evaluation(
+      np.array(self.solved(ids, number, len(self.asked))), number, 1, 1.0
+    )
 
-  one, other = (Fake({"w": np.full(3, x)}) for x in (0.0, 1.0))
-  found = [
-    rl_arms.described(arm(prover))
-    for prover in (one, other, WellFormed(one, None), WellFormed(other, None))
+  def splits(self):
+    """Of each call: which split its problems are of."""
+    ids = {
+      split: PROBLEM.problem_ids(split, 0, 2).tolist()
+      for split in ("train", "validation", "test")
+    }
+    return [
+      next(split for split, of in ids.items() if of == asked)
+      for asked, *_ in self.asked
+    ]
+
+
+def test_only_the_report_reads_test_problems(start, tmp_path, monkeypatch):
+  """And curves validation problems: of the start, at 2 and at 4 iterations."""
+  watched = Watched(lambda ids, number, call: [1, 0])
+  monkeypatch.setattr(rl_held_out.evaluation, "evaluate", watched)
+  arms = [
+    dataclasses.replace(OUTCOME, name=name, update=ADAM)
+    for name in ("slow", "fast")
   ]
-  assert len(set(found)) == 4
-  assert all("array" not in text for text in found)
-  assert rl_arms.described(OUTCOME) == repr(OUTCOME)
+  reinforce(
+    tmp_path,
+    start,
+    problem=PARITY,
+    arms=[rl_arms.Candidates("tuned", arms)],
+    num_iterations=4,
+    tuning_iterations=2,
+  )
+  tuning, trained = 2 * 2, 3
+  assert watched.splits() == (
+    ["validation"] * tuning
+    + ["test"] * 2  # hard problems, and the start
+    + ["validation"] * trained
+    + ["test"]
+  )
+  params = [weights for *_, weights in watched.asked]
+  first = params[0]
+  # Hard problems and `start` are of the start, the last test of what it became.
+  assert params[tuning] == params[tuning + 1] == params[tuning + 2] == first
+  assert params[-1] == params[-2] != first
+  numbers = [options["num_samples"] for _, options, _ in watched.asked]
+  assert numbers == [4] * len(numbers)
+
+
+def test_hard_problems_are_those_that_the_start_never_solves(
+  start, tmp_path, monkeypatch
+):
+  # The start solves problem 1 alone; what was trained both: of one hard problem
+  # one is solved.
+  def solved(ids, number, call):
+    return [0, 3] if call <= 2 else [4, 4]
+
+  watched = Watched(solved)
+  monkeypatch.setattr(rl_held_out.evaluation, "evaluate", watched)
+  arms = reinforce(tmp_path, start, arms=(OUTCOME,), num_iterations=1)
+  report = json.loads((tmp_path / "report.json").read_text())
+  assert report["start"]["hard_problems"] == 1
+  assert report["start"]["hard_problems_solved"] == 0
+  assert arms["outcome"]["hard_problems_solved"] == [1]
+
+
+def test_the_candidate_that_validates_best_is_run(start, tmp_path, monkeypatch):
+  trained = []
+
+  def train(job):
+    (arm,) = job.replicas.arms
+    trained.append((job.label, arm.update.learning_rate))
+    accuracy = {"a": 0.2, "b": 0.6, "c": 0.4}.get(job.label[-1], 0.5)
+    validation = {
+      "iteration": np.array([0, 1]),
+      "accuracy": np.array([accuracy, accuracy]),
+    }
+    if len(trained) > 3:
+      raise KeyboardInterrupt
+    return [[Replica(None, 0.0, {}, validation, False)]]
+
+  monkeypatch.setattr(rl_loop, "train", train)
+  monkeypatch.setattr(runs, "export", lambda *_: None)
+  monkeypatch.setattr(rl_report.Reporter, "judge_start", lambda _: None)
+  arms = [
+    dataclasses.replace(
+      OUTCOME, name=name, update=dataclasses.replace(ADAM, learning_rate=rate)
+    )
+    for name, rate in (("a", 1e-3), ("b", 2e-3), ("c", 3e-3))
+  ]
+  with pytest.raises(KeyboardInterrupt):
+    reinforce(tmp_path, start, arms=[rl_arms.Candidates("tuned", arms)])
+  assert [rate for _, rate in trained] == [1e-3, 2e-3, 3e-3, 2e-3]
+  assert trained[-1][0] == "tuned, seed 0"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+  finished, start, tmp_path, monkeypatch
+):
+  """What it wrote of the start is written once, and the report is the same."""
+  _, arms = finished
+  iterate, calls = Trainer.iterate, []
+
+  def killed(self, *args):
+    calls.append(1)
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return iterate(self, *args)
+
+  monkeypatch.setattr(Trainer, "iterate", killed)
+  with pytest.raises(KeyboardInterrupt):
+    reinforce(tmp_path, start, arms=(OUTCOME,))
+  monkeypatch.setattr(Trainer, "iterate", iterate)
+  again = reinforce(tmp_path, start, arms=(OUTCOME,))["outcome"]
+  assert again["validation"] == arms["outcome"]["validation"]
+  assert again["curves"] == arms["outcome"]["curves"]
+
+
+def test_parameters_that_are_not_finite_are_not_kept(start, tmp_path):
+  """The loss of an update is finite, and what it makes of parameters is not."""
+  arm = dataclasses.replace(OUTCOME, update=Gradient("adam", 1e39))
+  with pytest.raises(
+    FloatingPointError,
+    match=r"parameters after 1 are not finite: .*; no checkpoint was due",
+  ):
+    reinforce(tmp_path, start, problem=PARITY, arms=(arm,), num_iterations=1)
+  assert not (tmp_path / "lanes/outcome/seed0/policy").exists()

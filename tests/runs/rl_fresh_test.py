@@ -1,52 +1,71 @@
+"""`reinforce` of arms and seeds in one program."""
+
+import dataclasses
 import json
 import pathlib
-import types as python_types
+import signal
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.credit import Centred, EffectiveReward
 from pav_jax.models import partitioning
 from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
-from pav_jax.runs import compare
-from pav_jax.training import rl
+from pav_jax.runs.preemption import Preempted
+from pav_jax.runs.reinforce import RlSettings, reinforce
+from pav_jax.runs.rl_arms import Candidates
+from pav_jax.runs.rl_fresh import FreshSamples
+from pav_jax.runs.rl_start import FreshPolicy
+from pav_jax.training.baselines import BatchMean, less_baseline
 from pav_jax.training.imitation import ImitateProver
-from pav_jax.training.rewards import Reward
+from pav_jax.training.learning_rate import LearningRateSchedule
+from pav_jax.training.rl import Arm
+from pav_jax.training.rl_replicas import Together
 from pav_jax.training.state import sha256
 from pav_jax.training.updates import Gradient
 
 PROBLEM = Planted((1, 0), length=4, vocab_size=4)
 POLICY = MadePolicy(PROBLEM, hidden=(12,))
+PROVER = Procedural(PROBLEM, 6.0)
 ARMS = [
-  rl.Arm(name, Reward(Procedural(PROBLEM, 6.0), alpha), Gradient("adam", 3e-2))
+  Arm(
+    name,
+    less_baseline(reward=EffectiveReward(alpha), baseline=BatchMean()),
+    Gradient("adam", 3e-2),
+    PROVER,
+  )
   for name, alpha in (("pav", 1.0), ("outcome", 0.0))
 ]
 
 
-def run(workdir, **settings):
+def run(workdir, *, num_eval_samples=256, analyses=(), **settings):
+  init_params = ImitateProver(Procedural(PROBLEM, 2.0), num_iterations=3)
   defaults = dict(
-    policy=POLICY,
     problem=PROBLEM,
+    start=FreshPolicy(POLICY, init_params),
     arms=ARMS,
-    init_params=ImitateProver(Procedural(PROBLEM, 2.0), num_iterations=3),
     num_iterations=20,
-    batch_size=16,
+    evaluation=FreshSamples(num_eval_samples, analyses),
+    num_problems=1,
+    num_samples=16,
     num_seeds=2,
-    chunk=5,
+    schedule=LearningRateSchedule(0.0, 1.0),
+    stride=5,
     checkpoint_every=10,
-    num_eval_samples=256,
     mesh=partitioning.make_mesh(devices=jax.devices()[:1]),
   )
-  return compare.compare(workdir, "tiny", **(defaults | settings))
+  return reinforce(
+    workdir, "tiny", settings=RlSettings(**(defaults | settings))
+  )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  """A finished run's workdir and what `compare` gave."""
+  """A finished run's workdir and what `reinforce` gave."""
   workdir = tmp_path_factory.mktemp("finished")
   return workdir, run(workdir)
 
@@ -99,9 +118,7 @@ def test_finished_run_is_not_trained_again(finished, monkeypatch):
   def no_training(*args, **kwargs):
     raise AssertionError("trained")
 
-  monkeypatch.setattr(
-    rl, "make_train_chunk", lambda *args, **kwargs: no_training
-  )
+  monkeypatch.setattr(Together, "advance", no_training)
   assert run(workdir) == arms
   assert (workdir / "metrics.jsonl").read_bytes() == before
 
@@ -137,12 +154,12 @@ def test_another_configuration_is_refused(finished):
   workdir, _ = finished
   with pytest.raises(ValueError, match="seeds was 0 … 1, now 1 … 2"):
     run(workdir, seed=1)
-  with pytest.raises(ValueError, match="batch_size was 16, now 32"):
-    run(workdir, batch_size=32)
+  with pytest.raises(ValueError, match="batch was 1 × 16, now 1 × 32"):
+    run(workdir, num_samples=32)
 
 
 def test_arms_of_two_structures_share_the_report(finished, tmp_path):
-  other = rl.Arm("sgd", ARMS[0].reward, Gradient("sgd", 1.0))
+  other = dataclasses.replace(ARMS[0], name="sgd", update=Gradient("sgd", 1.0))
   arms = run(tmp_path, arms=[ARMS[0], other, ARMS[1]])
   assert list(arms) == ["pav", "sgd", "outcome"]
   _, alone = finished
@@ -152,15 +169,11 @@ def test_arms_of_two_structures_share_the_report(finished, tmp_path):
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
   # The reward is NaN from a batch on: sample ids tell the iteration.
-  class Breaks(python_types.SimpleNamespace):
-    def __call__(self, key, rollout, q_policy):
-      late = rollout.sample_id[:, None] >= 16 * 12
-      return jnp.where(late, jnp.nan, q_policy)
+  def breaks(rollout, q, groups=None):
+    late = rollout.sample_id[:, None] >= 16 * 12
+    return jnp.where(late, jnp.nan, jnp.ones_like(q[:, 1:]))
 
-  jax.tree_util.register_pytree_node(
-    Breaks, lambda x: ((), None), lambda *_: Breaks(num_rollouts=0)
-  )
-  arm = rl.Arm("breaks", Breaks(num_rollouts=0), Gradient("sgd", 1.0))
+  arm = Arm("breaks", Centred(breaks), Gradient("sgd", 1.0), PROVER)
   with pytest.raises(
     FloatingPointError,
     match=r"loss is nan at iteration 13 \(arm 'breaks', seed number 0\); "
@@ -192,9 +205,11 @@ def test_analyses_see_what_was_trained(finished):
   [
     "num_iterations",
     "num_seeds",
-    "chunk",
+    "num_problems",
+    "num_samples",
+    "stride",
     "checkpoint_every",
-    "num_eval_samples",
+    "tuning_iterations",
   ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, setting):
@@ -202,5 +217,37 @@ def test_settings_out_of_range_are_refused(tmp_path, setting):
     run(tmp_path, **{setting: 0})
 
 
-def test_gin_knows_compare():
-  assert gin.get_configurable("compare")
+def test_candidates_need_validation_problems(tmp_path):
+  with pytest.raises(ValueError, match="tuned has candidates and evaluation"):
+    run(tmp_path, arms=[Candidates("tuned", ARMS)])
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_same_command_goes_on(
+  finished, tmp_path, monkeypatch
+):
+  _, arms = finished
+  advance = Together.advance
+
+  def told(self, state, start, scales):
+    if start == 5:
+      signal.raise_signal(signal.SIGTERM)
+    return advance(self, state, start, scales)
+
+  monkeypatch.setattr(Together, "advance", told)
+  with pytest.raises(Preempted, match="stopped after iteration 10 of 20"):
+    run(tmp_path)
+  monkeypatch.setattr(Together, "advance", advance)
+  assert run(tmp_path) == arms
+
+
+def test_arms_run_one_by_one_where_that_is_asked_for(finished, tmp_path):
+  """The same learning, in lanes of their own; the report has the same form."""
+  _, arms = finished
+  alone = run(tmp_path, one_program=False, num_iterations=5)
+  assert {p.name for p in (tmp_path / "lanes").iterdir()} == {"pav", "outcome"}
+  together = run(tmp_path / "together", num_iterations=5)
+  for name, of_arm in together.items():
+    np.testing.assert_allclose(
+      alone[name]["mean_accuracy"], of_arm["mean_accuracy"], atol=0.02
+    )
+    assert set(alone[name]) == set(arms[name])

@@ -1,7 +1,7 @@
-"""How a policy is judged in reinforcement learning."""
+"""Policies judged on the validation and test problems of a text problem."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,18 +9,19 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from pav_jax import losses
-from pav_jax.policies.language_model import LanguageModel
-from pav_jax.training import evaluation, processes, rl_text
+from pav_jax.policies.base import Policy
+from pav_jax.problems.base import Problem
+from pav_jax.training import evaluation, processes, rl_placement
 from pav_jax.training.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
-  """Settings.
+class EvaluationConfig:
+  """How policies are judged on problems that they are not trained on.
 
   Attributes:
-    every: iterations between evaluations; there is one before the first and
-      one after the last too.
+    every: iterations between evaluations on validation problems; there is one
+      before the first and one after the last too.
     num_problems: of the validation split.
     num_samples: responses to each.
     ks: of Pass@k, none above `num_samples`.
@@ -70,14 +71,19 @@ class HeldOut:
       if numbers and not 1 <= min(numbers) <= max(numbers) <= most:
         raise ValueError(f"{name} is {numbers}, expected numbers in 1 … {most}")
 
+  @property
+  def identity(self) -> str:
+    """What validation curves depend on."""
+    return f"{self.num_problems} × {self.num_samples} every {self.every}"
 
-def judge(
-  policy: LanguageModel,
+
+def validate(
+  policy: Policy,
   params: PyTree,
   reference: PyTree,
   key: jax.Array,
-  problem: Any,
-  held_out: HeldOut,
+  problem: Problem,
+  config: EvaluationConfig,
 ) -> dict[str, float]:
   """What a policy does on the validation split.
 
@@ -88,39 +94,39 @@ def judge(
   kls, entropies, rows = [], [], []
 
   def observe(rollout):
-    logp_ref = rl_text.logp(policy, reference, rollout)
+    logp_ref = rl_placement.logp(policy, reference, rollout)
     kl = losses.kl_penalty(rollout.logp, logp_ref, rollout.prefix_len)
     kls.append(float(kl))
     entropies.append(float(-np.mean(np.sum(rollout.logp, axis=-1))))
     rows.append(len(rollout.tokens))
 
-  found = evaluation.evaluate(
+  judged = evaluation.evaluate(
     policy,
     params,
     key,
     problem,
-    problem.problem_ids("validation", 0, held_out.num_problems),
-    num_samples=held_out.num_samples,
+    problem.problem_ids("validation", 0, config.num_problems),
+    num_samples=config.num_samples,
     observe=observe,
   )
-  responses = len(found.num_correct) * found.num_samples
+  responses = len(judged.num_correct) * judged.num_samples
   if not processes.together(policy):
     kls, entropies, rows = map(processes.gather_objects, (kls, entropies, rows))
   return {
-    "accuracy": found.accuracy,
-    **{f"pass_at_{k}": found.pass_at_k(k) for k in held_out.ks},
-    "length": found.num_tokens / responses,
+    "accuracy": judged.accuracy,
+    **{f"pass_at_{k}": judged.pass_at_k(k) for k in config.ks},
+    "length": judged.num_tokens / responses,
     "entropy": float(np.average(entropies, weights=rows)),
     "kl": float(np.average(np.array(kls, np.float64), weights=rows)),
   }
 
 
 def test(
-  policy: LanguageModel,
+  policy: Policy,
   params: PyTree,
   key: jax.Array,
-  problem: Any,
-  held_out: HeldOut,
+  problem: Problem,
+  config: EvaluationConfig,
   *,
   num_samples: int | None = None,
 ) -> Evaluation:
@@ -130,29 +136,61 @@ def test(
     params,
     key,
     problem,
-    problem.problem_ids("test", 0, held_out.test_problems),
-    num_samples=num_samples or held_out.test_samples,
+    problem.problem_ids("test", 0, config.test_problems),
+    num_samples=num_samples or config.test_samples,
   )
 
 
-def report(
-  found: Evaluation, held_out: HeldOut, hard: Int[np.ndarray, "N"] | None
+def hard_problems(
+  policy: Policy,
+  params: PyTree,
+  key: jax.Array,
+  problem: Problem,
+  config: EvaluationConfig,
+) -> Int[np.ndarray, "N"] | None:
+  """Indices of the test problems that a policy never solves (Fig. 8b)."""
+  if not config.hard_samples:
+    return None
+  tried = test(
+    policy, params, key, problem, config, num_samples=config.hard_samples
+  )
+  return np.flatnonzero(tried.num_correct == 0)
+
+
+def summary(
+  tested: Evaluation,
+  config: EvaluationConfig,
+  hard: Int[np.ndarray, "N"] | None,
 ) -> dict[str, Any]:
   """Numbers of `test` for a report.
 
   Args:
-    found: of a trained policy.
-    held_out: settings.
-    hard: indices of the test problems that the start never solves.
+    tested: of a policy.
+    config: settings.
+    hard: from `hard_problems`, of the start.
   """
   out = {
-    "accuracy": found.accuracy,
-    "standard_error": found.standard_error,
-    "pass_at_k": {str(k): found.pass_at_k(k) for k in held_out.test_ks},
-    "tokens_per_response": found.num_tokens
-    / (len(found.num_correct) * found.num_samples),
+    "accuracy": tested.accuracy,
+    "standard_error": tested.standard_error,
+    "pass_at_k": {str(k): tested.pass_at_k(k) for k in config.test_ks},
+    "tokens_per_response": tested.num_tokens
+    / (len(tested.num_correct) * tested.num_samples),
   }
   if hard is not None:
-    out["hard_problems_solved"] = int((found.num_correct[hard] > 0).sum())
+    out["hard_problems_solved"] = int((tested.num_correct[hard] > 0).sum())
     out["hard_problems"] = len(hard)
   return out
+
+
+def accuracy_over_run(validation: Mapping[str, np.ndarray]) -> float:
+  """Validation accuracy, averaged over a run's iterations.
+
+  The area under the curve of accuracies against iterations, by trapezoids, over
+  its length: high if a run learns early and ends well. Where a run was judged
+  at its beginning and at its end alone, the end decides.
+
+  Args:
+    validation: with `iteration` and `accuracy`, of two evaluations or more.
+  """
+  at, accuracy = validation["iteration"], validation["accuracy"]
+  return float(np.trapezoid(accuracy, at) / (at[-1] - at[0]))

@@ -1,0 +1,126 @@
+"""What reinforcement learning starts from: a checkpoint, or new parameters."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from pav_jax.models import hf
+from pav_jax.models.partitioning import Layout
+from pav_jax.policies.base import Policy
+from pav_jax.policies.for_problem import (
+  ProblemPolicy,
+  export,
+  language_model,
+)
+from pav_jax.problems.base import Problem
+from pav_jax.training.rl_replicas import Stream
+from pav_jax.training.state import sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """A policy before training.
+
+  Attributes:
+    policy: what is trained.
+    params: of all seeds if they start alike; else leaves [S, …].
+    is_seeded: whether each seed starts from its own.
+    identity: what tells it from others, for checkpoints.
+    export: `(path, policy, params, problem)`, writes a trained policy for
+      others; None where policies are not exported.
+  """
+
+  policy: Policy
+  params: PyTree
+  is_seeded: bool
+  identity: dict[str, str]
+  export: Callable[..., None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyCheckpoint:
+  """A language model in Hugging Face's format, the same for all seeds.
+
+  Attributes:
+    path: of its directory.
+    make_policy: `(config, problem) -> LanguageModel`, at temperature 1.
+    dtype: of computation; None for that of the parameters.
+    param_dtype: of parameters; None for the checkpoint's.
+    remat: what is computed again for gradients, see `TransformerConfig`.
+  """
+
+  path: str
+  make_policy: Callable[..., Any] = language_model
+  dtype: str | None = None
+  param_dtype: str | None = None
+  remat: str = "none"
+
+  def load(
+    self, problem: Problem, keys: jax.Array, layout: Layout | None
+  ) -> Start:
+    """Reads it.
+
+    Args:
+      problem: whose tokenizer and delimiter it must share.
+      keys: [S], which have no part.
+      layout: where parameters are sampled with.
+
+    Raises:
+      ValueError: if it is of another tokenizer or delimiter, or samples from
+        another distribution than the one that is trained.
+    """
+    del keys
+    hf.check_fingerprint(self.path, problem.fingerprint)
+    config, params = hf.load(
+      self.path,
+      layout=layout,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      remat=self.remat,
+    )
+    model = self.make_policy(config, problem)
+    if (model.temperature, model.top_k, model.top_p) != (1.0, None, 1.0):
+      raise ValueError(
+        f"the policy samples at temperature {model.temperature}, top_k "
+        f"{model.top_k} and top_p {model.top_p}, expected 1, None and 1: "
+        "others are not the policy that is trained"
+      )
+    policy = ProblemPolicy(model, problem)
+    identity = {"policy": repr(policy), "start": sha256(params)}
+    return Start(policy, params, False, identity, _export)
+
+
+def _export(path, policy: ProblemPolicy, params, problem) -> None:
+  export(path, policy.model, params, problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshPolicy:
+  """A policy whose parameters are made for each seed.
+
+  Attributes:
+    policy: what is trained.
+    init_params: `(policy, key) -> params`, pure.
+  """
+
+  policy: Policy
+  init_params: Callable[[Policy, jax.Array], PyTree]
+
+  def load(
+    self, problem: Problem, keys: jax.Array, layout: Layout | None
+  ) -> Start:
+    """Makes them; `problem` and `layout` have no part. See `Start`."""
+    del problem, layout
+
+    def of_seed(key):
+      return self.init_params(self.policy, Stream.PARAMS.of(key))
+
+    identity = {
+      "policy": repr(self.policy),
+      "init_params": repr(self.init_params),
+    }
+    params = jax.jit(jax.vmap(of_seed))(keys)
+    return Start(self.policy, params, True, identity)
