@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from pav_jax.models import hf
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
@@ -169,7 +169,7 @@ def main():
         rows = jax.tree.map(lambda x, i=jobs.trace[some]: x[i], traces)
         out = complete(rows, jobs.prefix[some, None], 1)
         outs.append(jax.tree.map(np.asarray, out))
-        problem.outcomes(outs[-1])
+        problem.grade(outs[-1])
       return outs
 
     wall, processor, rows = timed(run, args.repeats)

@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax import randomness
+from pav_jax.credit import EffectiveReward
 from pav_jax.models import made, partitioning
 from pav_jax.policies.made_policy import MadePolicy
 from pav_jax.problems.planted import Planted
 from pav_jax.provers.procedural import Procedural
-from pav_jax.training import rl
+from pav_jax.training.baselines import BatchMean, less_baseline
 from pav_jax.training.imitation import ImitateProver
-from pav_jax.training.rewards import Reward
+from pav_jax.training.rl import Arm, Trainer
+from pav_jax.training.rl_placement import Traced
+from pav_jax.training.rl_replicas import Together
 from pav_jax.training.updates import Gradient, NaturalGradient
 
 PROBLEM = Planted()
@@ -41,25 +44,20 @@ def seconds_of(fn, *arguments, repeats):
 
 def training_rate(update, keys, batch_size, iterations):
   """Iterations per second over all seeds, and the accuracy reached."""
-  arm = rl.Arm("arm", Reward(Procedural(PROBLEM, 10.0)), update)
-  algorithms = rl.stack_arms([arm])
+  estimator = less_baseline(reward=EffectiveReward(), baseline=BatchMean())
+  arm = Arm("arm", estimator, update, Procedural(PROBLEM, 10.0))
   init = ImitateProver(Procedural(PROBLEM, 5.0))
-  state = rl.init_state(algorithms, keys, rl.initial_params(POLICY, keys, init))
+  params = jax.jit(jax.vmap(lambda key: init(POLICY, key)))(keys)
   mesh = partitioning.make_mesh()
-  state = jax.device_put(state, partitioning.replicated(mesh))
-  chunk = 10
-  train_chunk = rl.make_train_chunk(
-    POLICY, PROBLEM, batch_size=batch_size, chunk=chunk, mesh=mesh
-  )
-  start = None
-  for done in range(0, iterations + chunk, chunk):
-    state, metrics = train_chunk(
-      algorithms, keys, state, np.int32(done), np.int32(done + chunk)
-    )
-    jax.block_until_ready(state)
+  trainer = Trainer(arm, POLICY, PROBLEM, Traced(mesh), 1, batch_size)
+  replicas = Together(trainer, [arm], keys, params)
+  state, start = replicas.init(), None
+  for done in range(0, iterations + replicas.stride, replicas.stride):
+    state, finish = replicas.advance(state, done, [1.0] * replicas.stride)
+    (metrics,) = finish()
     start = start or time.perf_counter()  # the first chunk compiles
   rate = iterations * len(keys) / (time.perf_counter() - start)
-  return rate, float(jnp.mean(metrics["accuracy"]))
+  return rate, float(np.mean(metrics["accuracy"]))
 
 
 def sample_by_recomputing(params, key, problem_id, sample_id):

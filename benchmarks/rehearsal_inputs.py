@@ -125,7 +125,7 @@ def make_checkpoint(directory: pathlib.Path, **changes: int) -> None:
   import jax
 
   from pav_jax.models import hf, transformer
-  from pav_jax.models.transformer_config import preset
+  from pav_jax.models.presets import preset
 
   config = preset("tiny", vocab_size=384, **changes)
   params = jax.jit(lambda: transformer.init(config, jax.random.key(0)))()

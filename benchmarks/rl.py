@@ -12,23 +12,26 @@ gradient has nothing to solve: it needs --policy.
 """
 
 import argparse
-import dataclasses
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.models import partitioning, transformer
+from pav_jax.credit import EffectiveReward
+from pav_jax.models import transformer
 from pav_jax.models.transformer_config import preset
-from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.for_problem import ProblemPolicy, language_model
 from pav_jax.problems.chain import Chain
+from pav_jax.provers import base as provers
+from pav_jax.provers.best_of_k import BestOfK
 from pav_jax.provers.rollout_values import ClosedForm
 from pav_jax.runs import hosts, networks
-from pav_jax.training import probes, rl_text
-from pav_jax.training.baselines import GroupMean
-from pav_jax.training.rewards import Reward
-from pav_jax.training.rl_text import LanguageArm, Trainer
+from pav_jax.training import probes
+from pav_jax.training.baselines import GroupMean, less_baseline
+from pav_jax.training.rl import Arm, Trainer
+from pav_jax.training.rl_learning import Experience
+from pav_jax.training.rl_placement import Hosted
 from pav_jax.training.updates import Gradient, NaturalGradient
 
 
@@ -67,74 +70,58 @@ def main():
     config = preset(args.preset)
     params = transformer.init(config, jax.random.key(0))
   size = sum(x.size for x in jax.tree.leaves(params))
-  policy = language_model(config, problem, max_new_tokens=64)
-  if layout:
-    policy = dataclasses.replace(policy, layout=layout)
-    params = partitioning.put(params, partitioning.replicated(layout.mesh))
+  model = language_model(config, problem, max_new_tokens=64)
+  policy, place = ProblemPolicy(model, problem), Hosted(layout)
+  params = place.put(policy, params)
   rows = args.problems * args.samples
   print(f"{size:,} parameters, {rows} rollouts of at most 64 tokens")
   updates = {"adam": Gradient("adam", 1e-5, kl_weight=1e-3, clip_norm=1.0)}
   if args.policy:
     natural = NaturalGradient(num_cg_steps=args.cg_steps)
     updates["natural gradient"] = natural
+  key = jax.random.key(0)
   for name, update in updates.items():
-    reward = Reward(ClosedForm(problem.teacher_values), 1.0)
-    arm = LanguageArm(
+    estimator = less_baseline(reward=EffectiveReward(), baseline=GroupMean())
+    prover = BestOfK(ClosedForm(problem.teacher_values), 4.0)
+    arm = Arm(
       name,
-      reward,
+      estimator,
       update,
-      GroupMean(),
-      k=4.0,
+      prover,
       num_updates=args.updates,
       num_minibatches=args.minibatches,
     )
-    trainer = Trainer(
-      arm,
-      policy,
-      problem,
-      params,
-      jax.random.key(0),
-      args.problems,
-      args.samples,
-      layout,
-    )
-    state = rl_text.init_state(arm, policy, jax.random.key(1), params, layout)
-    rollout = trainer.sample(state.params, 0)
-    host = jax.tree.map(np.asarray, rollout)
-    host = dataclasses.replace(host, outcome=problem.outcomes(host))
-    graded = dataclasses.replace(rollout, outcome=jnp.asarray(host.outcome))
-    if layout:
-      over = partitioning.over_batch(layout.mesh)
-      graded = partitioning.put(graded, over)
-    logp_ref = rl_text.logp(policy, params, rollout)
-    q = trainer.values(state, rollout)
-    reward = dataclasses.replace(arm.reward, prover=None)
-    algorithm = (reward, arm.update, arm.baseline)
+    trainer = Trainer(arm, policy, problem, place, args.problems, args.samples)
+    state = place.lay_out(trainer.init_state(jax.random.key(1), params))
+    now, (reading, outer) = trainer.turn(0), provers.split_pure(prover)
+    rollout = place.sample(policy, params, key, now, args.samples)
+    graded = place.grade(problem, policy, rollout)
+    logp_ref = place.logp(policy, params, rollout)
+    q = place.values(reading, policy, (), key, rollout)
+    seen = Experience(graded, logp_ref, q)
 
-    def learn(
-      algorithm=algorithm, state=state, graded=graded, q=q, logp_ref=logp_ref
-    ):
-      return rl_text.learn(
+    def learn(trainer=trainer, state=state, seen=seen, outer=outer):
+      return trainer.placement.learn(
         policy,
-        algorithm,
+        (outer, trainer.estimator, trainer.arm.update),
         jax.tree.map(jnp.copy, state),  # learning takes it
-        graded,
-        jnp.asarray(q),
-        logp_ref,
-        jnp.array([4.0]),
-        np.bool_(False),
+        seen,
         np.float32(1.0),
         num_updates=args.updates,
         num_minibatches=args.minibatches,
       )
 
     parts = {
-      "sampling": lambda t=trainer, s=state: t.sample(s.params, 0),
-      "log-probabilities": lambda r=rollout: rl_text.logp(policy, params, r),
-      "grading": lambda h=host: problem.outcomes(h),
-      "values": lambda t=trainer, s=state, r=rollout: t.values(s, r),
+      "sampling": lambda now=now: place.sample(
+        policy, params, key, now, args.samples
+      ),
+      "log-probabilities": lambda r=rollout: place.logp(policy, params, r),
+      "grading": lambda h=graded: problem.grade(h),
+      "values": lambda r=rollout, p=reading: place.values(
+        p, policy, (), key, r
+      ),
       "update": learn,
-      "probes": lambda h=host, q=q: probes.measure(problem, h, np.asarray(q)),
+      "probes": lambda h=graded, q=q: probes.measure(problem, h, q),
     }
     print(f"{name}:")
     seconds = {
@@ -145,9 +132,8 @@ def main():
       print(f"  {part:18} {1000 * spent:8.1f} ms  {spent / total:6.1%}")
 
     def iterate(state=state, trainer=trainer):
-      now, finish = trainer.iterate(jax.tree.map(jnp.copy, state), 0, 1.0)
-      finish()
-      return now
+      state = jax.tree.map(jnp.copy, state)
+      return trainer.iterate(state, params, key, trainer.turn(0))[0]
 
     whole = median_seconds(iterate, args.repeats)
     print(

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax.models import hf, partitioning
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.rollout import Rollout

@@ -20,21 +20,21 @@ import dataclasses
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pav_jax.models import hf, partitioning, transformer
 from pav_jax.models import value_network as network
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
+from pav_jax.provers import base as provers
 from pav_jax.provers import verifier as verifiers
 from pav_jax.runs import hosts, networks
 from pav_jax.search import cached_beams as searching
 from pav_jax.search import stepping
-from pav_jax.search.judging import Judge
 from pav_jax.search.selection import Settings
+from pav_jax.search.value_function import value_function
 
 
 def random_verifier(trunk, params, layers):
@@ -61,15 +61,15 @@ class Reread:
       None,
       state.tokens.reshape(len(length), -1),
       length,
-      jnp.ones((len(length), 1), bool),
+      num_beams=1,
       width=state.tokens.shape[-1],
       max_step_tokens=self.max_step_tokens,
     )
     fresh = dataclasses.replace(
       state,
-      texts=fresh.texts,
+      policy_cache=fresh.policy_cache,
       num_read=fresh.num_read.reshape(shape),
-      step=fresh.step,
+      step_cache=fresh.step_cache,
     )
     return stepping.sample_step(self.policy, params, None, keys, fresh)
 
@@ -119,16 +119,16 @@ def main():
   if layout:
     params = partitioning.put(params, partitioning.replicated(layout.mesh))
     policy = dataclasses.replace(policy, layout=layout)
-    verifier = networks.copied(verifier, layout)
+    verifier = provers.placed(verifier, layout)
   ids = problem.problem_ids("test", 0, args.problems)
   prompts = problem.prompts(ids)
   settings = Settings(num_beams=args.beams, num_steps=policy.max_steps)
 
-  def search(judge):
+  def search(values):
     return searching.search(
       policy,
       params,
-      judge,
+      values,
       jax.random.key(0),
       prompts,
       np.full(len(ids), prompts.shape[1], np.int32),
@@ -138,8 +138,8 @@ def main():
       max_step_tokens=args.step_tokens,
     )
 
-  def report(name, judge, first=None):
-    seconds, found = seconds_of(lambda: search(judge), args.repeats)
+  def report(name, values, first=None):
+    seconds, found = seconds_of(lambda: search(values), args.repeats)
     tokens = int(found.count.sum())
     note = ""
     if first is not None:
@@ -159,8 +159,8 @@ def main():
     )
     return seconds, found
 
-  first = report("(a) kept caches", Judge(verifier))
-  by_trace = Judge(verifier, by_trace=True)
+  first = report("(a) kept caches", value_function(verifier))
+  by_trace = value_function(verifier, by_trace=True)
   kept = searching._sample
   searching._sample = Reread(policy, args.step_tokens)
   report("(b) everything read again", by_trace, first)

@@ -17,7 +17,7 @@ import numpy as np
 from pav_jax.data.packing import Demonstrations
 from pav_jax.models import partitioning, transformer
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.runs import hosts
@@ -52,12 +52,12 @@ def main():
     batches = jax.tree.map(lambda *x: np.stack(x), *batches)
     filled = (batches.segments > 0).mean()
     fresh = jax.tree.map(np.array, params)
-    state = sft.init_state(config, optimizer, fresh, layout)
-    chunk = sft.make_train_chunk(config, optimizer, layout)
+    fitter = sft.fitter(config, optimizer, layout)
+    state = fitter.init(fresh)
     seconds = []
     for _ in range(args.repeats + 1):
       start = time.perf_counter()
-      state, metrics = chunk(state, batches, np.int32(STEPS))
+      state, metrics = fitter.train_chunk(state, batches, np.int32(STEPS))
       jax.block_until_ready(metrics)
       seconds.append(time.perf_counter() - start)
     rate = batches.tokens.size / np.array(seconds[1:])

@@ -17,10 +17,8 @@ import numpy as np
 from pav_jax import values
 from pav_jax.models import hf
 from pav_jax.policies.for_problem import language_model
-from pav_jax.problems.chain import Chain
-from pav_jax.problems.chain.chain.error_rates import measured_values
-from pav_jax.problems.chain.chain.operations import harder
-from pav_jax.problems.chain.chain.reading import NO_PROGRESS
+from pav_jax.problems.chain import Chain, harder, measured_values
+from pav_jax.problems.chain.reading import NO_PROGRESS
 from pav_jax.provers import verifier
 from pav_jax.provers.rollout_values import ClosedForm, WellFormed, WithinLimit
 
@@ -51,9 +49,13 @@ def main():
   found = problem.steps(rollout)
   right, legal = found.right[:, :-1], found.legal[:, :-1]
   restates, operates = found.kind == NO_PROGRESS, found.kind >= 0
-  exact = WithinLimit(measured_values(problem, args.policy), problem)
-  provers = {"exact values": ClosedForm(exact)} | {
-    path: WellFormed(verifier.load(path), problem) for path in args.verifier
+  values_of = {
+    "exact values": ClosedForm(measured_values(problem, args.policy))
+  }
+  for path in args.verifier:
+    values_of[path] = WellFormed(verifier.load(path), problem)
+  provers = {
+    name: WithinLimit(prover, problem) for name, prover in values_of.items()
   }
   for name, prover in provers.items():
     print(name)

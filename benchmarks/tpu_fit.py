@@ -22,15 +22,23 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from pav_jax.credit import EffectiveReward
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.models.value_network import VerifierConfig
+from pav_jax.policies.for_problem import ProblemPolicy
 from pav_jax.policies.language_model import LanguageModel
-from pav_jax.search.judging import Judge
+from pav_jax.provers.best_of_k import BestOfK
 from pav_jax.search.selection import Settings
-from pav_jax.training.language_arm import LanguageArm
-from pav_jax.training.rewards import Reward
+from pav_jax.search.value_function import value_function
+from pav_jax.training.baselines import (
+  BatchMean,
+  LearnedBaseline,
+  less_baseline,
+)
+from pav_jax.training.rl import Arm, Trainer
+from pav_jax.training.rl_placement import Hosted
 from pav_jax.training.sft import AdamW
 from pav_jax.training.updates import Gradient, NaturalGradient
 from tools import (
@@ -78,22 +86,31 @@ def stages(model: str, layout: Layout) -> dict[str, Callable[[], Program]]:
       config, 2, is_delimiter, RESPONSE, STEPS, num_slots=128
     )
 
-  def rl(update):
-    # That there is a prover is all that the update asks of it.
-    return make.reinforcement(
-      LanguageArm("progress", Reward(prover=object()), update),
-      policy(trained),
+  def rl(update, baseline):
+    # The prover is a verifier of Gemma 2 9B's size, whatever the policy.
+    prover = abstract_arrays.verifier_of(
+      VerifierConfig(
+        preset("gemma2_9b", dtype="bfloat16", param_dtype="bfloat16")
+      ),
       layout,
-      num_rows=ROWS,
+    )
+    estimator = less_baseline(reward=EffectiveReward(), baseline=baseline)
+    arm = Arm("progress", estimator, update, BestOfK(prover, 4.0))
+    answers = ProblemPolicy(policy(trained), None)
+    return make.reinforcement(
+      Trainer(arm, answers, None, Hosted(layout), ROWS, 1),
       num_tokens=TOKENS,
-      beside={"start": abstract_arrays.params_of(stored, layout)},
+      beside={
+        "start": abstract_arrays.params_of(stored, layout),
+        "prover": prover.params,
+      },
     )
 
   def beams():
     verifier = abstract_arrays.verifier_of(scorer, layout)
     return make.beam_round(
       policy(stored),
-      Judge(verifier),
+      value_function(verifier),
       layout,
       settings=Settings(NUM_BEAMS, STEPS, num_candidates=3),
       num_problems=ROWS // NUM_BEAMS,
@@ -128,8 +145,12 @@ def stages(model: str, layout: Layout) -> dict[str, Callable[[], Program]]:
       scorer, layout, num_rows=ROWS, num_tokens=TOKENS, num_steps=STEPS
     ),
     "beam search": beams,
-    "REINFORCE": lambda: rl(Gradient("adam", 1e-6, 1e-3, 1.0)),
-    "natural gradient": lambda: rl(NaturalGradient(num_cg_steps=2)),
+    "REINFORCE": lambda: rl(
+      Gradient("adam", 1e-6, 1e-3, 1.0), LearnedBaseline()
+    ),
+    "natural gradient": lambda: rl(
+      NaturalGradient(num_cg_steps=2), BatchMean()
+    ),
   }
 
 

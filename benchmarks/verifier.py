@@ -18,7 +18,7 @@ import numpy as np
 
 from pav_jax.models import hf, transformer
 from pav_jax.models import value_network as network
-from pav_jax.models.transformer_config import preset
+from pav_jax.models.presets import preset
 from pav_jax.problems.chain import Chain
 
 

@@ -18,6 +18,10 @@ DOCUMENTS = [
 ]
 
 
+def title(path):
+  return f"{path.parent.name}/{path.name}"
+
+
 def python_blocks():
   text = (ROOT / "README.md").read_text()
   return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -37,7 +41,9 @@ def test_python_example_does_what_it_says():
   np.testing.assert_allclose(names["best_of_4"][0, 0], 1 - 0.9**4, rtol=1e-6)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+  "path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_links_lead_somewhere(path):
   links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
   for link in links:
@@ -45,7 +51,9 @@ def test_links_lead_somewhere(path):
       assert (path.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+  "path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_experiments_that_are_named_exist(path):
   for name in re.findall(r"(?:gin|studies)/[\w/]+\.gin", path.read_text()):
     assert (ROOT / name).exists(), name
@@ -79,8 +87,8 @@ def test_own_problem_trains_and_every_part_after_it_is_found(tmp_path):
     "Stage.num_steps": 60,
     "EVAL_EVERY": 60,
     "TEST_SAMPLES": 2,
-    "Validation.test_problems": 8,
-    "Validation.num_problems": 8,
+    "FinetuneEvaluationConfig.test_problems": 8,
+    "FinetuneEvaluationConfig.num_problems": 8,
   }
   settings = [f"--gin.{name}={value}" for name, value in small.items()]
   result = run([*command, "--gin_file=sums_sft.gin", *settings])
@@ -89,6 +97,7 @@ def test_own_problem_trains_and_every_part_after_it_is_found(tmp_path):
   rows = [row for row in map(json.loads, rows) if row["arm"] == "train"]
   assert rows[-1]["loss"][0] < 0.5 * rows[0]["loss"][0]
   # A part with bad settings is named before anything is run.
+  command = [*command[:-1], f"--workdir={tmp_path / 'pav'}"]
   result = run(
     [
       *command,

@@ -1,5 +1,6 @@
 """Arrays that have a shape, a type and a place on the mesh, and no content."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -43,12 +44,15 @@ def params_of(config: TransformerConfig, layout: Layout) -> dict:
 
 
 def verifier_of(
-  config: VerifierConfig, layout: Layout, k: float | int = 1
+  config: VerifierConfig, layout: Layout, dtype: str | None = None
 ) -> Verifier:
-  """A verifier without weights."""
+  """A verifier without weights, that computes in a type of its own."""
+  if dtype:
+    trunk = dataclasses.replace(config.trunk, dtype=dtype)
+    config = dataclasses.replace(config, trunk=trunk)
   shapes = network.shapes(config)
   params = place(shapes, network.shardings(config, layout))
-  return Verifier(params, config, k, layout)
+  return Verifier(params, config, layout)
 
 
 def rollout_of(

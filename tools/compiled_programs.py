@@ -19,16 +19,16 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.provers import base as provers
 from pav_jax.rollout import PackedTokens
 from pav_jax.search.cached_beams import search
-from pav_jax.search.judging import Judge
 from pav_jax.search.selection import Settings
-from pav_jax.training import fitting, rl_text, sft
-from pav_jax.training import value_fitting as verifier_training
-from pav_jax.training.fitting import FitState
+from pav_jax.search.value_function import ValueFunction
+from pav_jax.training import fitting, rl_placement, sft, value_fitting
+from pav_jax.training.fitting import FitState, Fitter
 from pav_jax.training.labelling import Examples
-from pav_jax.training.language_arm import LanguageArm
-from pav_jax.training.rl_text import RlState
+from pav_jax.training.rl import Trainer
+from pav_jax.training.rl_learning import Experience, RlState
 from tools import abstract_arrays
 
 
@@ -75,13 +75,11 @@ def sft_step(
   batches = PackedTokens(
     *(batch(dtype=kind) for kind in (jnp.int32,) * 3 + (jnp.bool_,))
   )
-  train = sft.make_train_chunk(config, optimizer, layout)
   return _train_steps(
     "SFT step",
-    train,
+    sft.fitter(config, optimizer, layout),
     state,
     batches,
-    layout,
     remedies=(
       *_remat(config, "preset.remat"),
       "a smaller NUM_ROWS or ROW_LENGTH",
@@ -91,18 +89,17 @@ def sft_step(
 
 def _train_steps(
   name: str,
-  train: Callable,
+  fitter: Fitter,
   state: PyTree,
   batches: PyTree,
-  layout: Layout,
   *,
   remedies: tuple[str, ...],
 ) -> Program:
   """A chunk of `training.fitting`'s steps."""
   return Program(
     name,
-    lambda: train.lower(
-      state, batches, abstract_arrays.whole(layout, (), jnp.int32)
+    lambda: fitter.train_chunk.lower(
+      state, batches, abstract_arrays.whole(fitter.layout, (), jnp.int32)
     ),
     {"parameters": state.params, "optimiser state": state.optimizer},
     each="step",
@@ -184,7 +181,7 @@ def collection(
     each="token",
     remedies=(
       "fewer language_model.num_slots",
-      "a smaller collect.rows_per_call",
+      "a smaller CollectSettings.rows_per_call",
     ),
   )
 
@@ -217,17 +214,13 @@ def verifier_step(
     weight=rows(num_steps + 1, jnp.float32),
     imitated=rows(num_steps, jnp.bool_),
   )
-  train = verifier_training.make_train_chunk(
-    config, optimizer, layout, aux_weight=aux_weight
-  )
   return _train_steps(
     "verifier step",
-    train,
+    value_fitting.fitter(config, optimizer, layout, aux_weight=aux_weight),
     state,
     batches,
-    layout,
     remedies=(
-      *_remat(config.trunk, "PretrainedTrunk.remat"),
+      *_remat(config.trunk, "PretrainedBackbone.remat"),
       "a smaller BATCH_SIZE",
     ),
   )
@@ -258,7 +251,7 @@ def scoring(
 
 def beam_round(
   policy: LanguageModel,
-  judge: Judge,
+  value_function: ValueFunction,
   layout: Layout,
   *,
   settings: Settings,
@@ -280,30 +273,29 @@ def beam_round(
     "beam search",
     lambda: run.lower(
       params,
-      judge,
+      value_function,
       abstract_arrays.key(layout),
       whole((num_problems, prompt_len), jnp.int32),
       ids,
       ids,
       alpha=whole((num_problems,), jnp.float32),
     ),
-    {"policy": params, "verifiers": judge},
+    {"policy": params, "verifiers": value_function},
     each="round",
     remedies=("a smaller BEAMS_PER_CALL", "a smaller MAX_STEP_TOKENS"),
   )
 
 
-def rl_state(
-  arm: LanguageArm, policy: LanguageModel, layout: Layout
-) -> RlState:
-  """What an iteration of reinforcement learning starts from."""
-  params = abstract_arrays.params_of(policy.config, layout)
+def rl_state(trainer: Trainer) -> RlState:
+  """What an iteration of reinforcement learning starts from.
+
+  Args:
+    trainer: of an arm, with a `Hosted` placement on the layout.
+  """
+  policy, layout = trainer.policy, trainer.placement.layout
+  params = abstract_arrays.params_of(policy.model.config, layout)
   where = jax.tree.map(lambda x: x.sharding, params)
-  shapes = jax.eval_shape(
-    functools.partial(rl_text.init_state, arm, policy),
-    jax.random.key(0),
-    params,
-  )
+  shapes = jax.eval_shape(trainer.init_state, jax.random.key(0), params)
   structure = jax.tree.structure(params)
   whole = partitioning.replicated(layout.mesh)
 
@@ -321,45 +313,41 @@ def rl_state(
 
 
 def reinforcement(
-  arm: LanguageArm,
-  policy: LanguageModel,
-  layout: Layout,
+  trainer: Trainer,
   *,
-  num_rows: int,
   num_tokens: int,
   name: str | None = None,
   beside: Mapping[str, PyTree] | None = None,
 ) -> Program:
-  """An update of a policy from graded rollouts."""
-  policy = dataclasses.replace(policy, layout=layout)
-  state = rl_state(arm, policy, layout)
+  """An update of a policy from graded rollouts.
+
+  Args:
+    trainer: see `rl_state`.
+    num_tokens: T.
+    name: of the program.
+    beside: see `Program`.
+  """
+  arm, layout = trainer.arm, trainer.placement.layout
+  policy = trainer.policy.on(layout)
+  num_rows = trainer.num_problems * trainer.num_samples
+  num_steps = policy.model.max_steps
+  state = rl_state(trainer)
   rollout = abstract_arrays.rollout_of(
-    layout, num_rows, num_tokens, policy.max_steps, split=True
+    layout, num_rows, num_tokens, num_steps, split=True
   )
-  has_values = arm.reward.prover is not None
   whole = functools.partial(abstract_arrays.whole, layout)
-  algorithm = (
-    dataclasses.replace(arm.reward, prover=None),
-    arm.update,
-    arm.baseline_for(policy),
-  )
+  q = whole((num_rows, num_steps + 1), jnp.float32)
+  _, outer = provers.split_pure(arm.prover)
 
   def lower():
-    return rl_text.learn.lower(
+    return rl_placement.learn.lower(
       policy,
-      algorithm,
+      (outer, trainer.estimator, arm.update),
       state,
-      rollout,
-      whole((num_rows, policy.max_steps + 1), jnp.float32)
-      if has_values
-      else None,
-      rollout.logp,
-      whole((len(arm.ks),), jnp.float32),
-      whole((), jnp.bool_),
+      Experience(rollout, rollout.logp, q if arm.prover else None),
       whole((), jnp.float32),
       num_updates=arm.num_updates,
       num_minibatches=arm.num_minibatches,
-      choose_by=getattr(arm.k, "by", "progress"),
     )
 
   return Program(
@@ -368,12 +356,12 @@ def reinforcement(
     {
       "parameters": state.params,
       "state of the update": state.update,
-      "baseline": state.baseline,
+      "value function": state.credit,
       "prover": state.prover,
     },
     beside or {},
     remedies=(
-      *_remat(policy.config, "the checkpoint's remat"),
+      *_remat(policy.model.config, "PolicyCheckpoint.remat"),
       "a smaller NUM_PROBLEMS or NUM_SAMPLES",
     ),
   )
@@ -395,7 +383,7 @@ def log_probabilities(
   )
   return Program(
     "log-probabilities",
-    lambda: rl_text.logp.lower(policy, params, rollout),
+    lambda: rl_placement.logp.lower(policy, params, rollout),
     {"parameters": params},
     beside or {},
   )

@@ -16,14 +16,21 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies import for_problem
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.provers import base as provers
 from pav_jax.provers.completions import ROWS_PER_TEXT
-from pav_jax.provers.rollout_values import WellFormed
 from pav_jax.provers.verifier import Verifier
+from pav_jax.runs.collect import CollectSettings
+from pav_jax.runs.compare_searches import SearchSettings
+from pav_jax.runs.finetune import FinetuneSettings
+from pav_jax.runs.fit_verifier import VerifierSettings
+from pav_jax.runs.reinforce import RlSettings
+from pav_jax.runs.rejection import RejectionSettings
 from pav_jax.runs.rl_arms import Candidates
-from pav_jax.search.judging import Judge
+from pav_jax.runs.rl_start import PolicyCheckpoint
+from pav_jax.search.value_function import value_function
 from pav_jax.training import sft
-from pav_jax.training.language_arm import LanguageArm
-from pav_jax.training.trunks import PretrainedTrunk
+from pav_jax.training.rl import Arm, Trainer
+from pav_jax.training.rl_placement import Hosted
 from tools import abstract_arrays
 from tools import compiled_programs as make
 from tools.compiled_programs import Program
@@ -34,10 +41,15 @@ from tools.outline import network_at, verifier_at
 _EVALUATED, _SCORED = 2048, 64
 
 
-class _OnHost:
+class _OnHost(provers.FixedProver):
   """A prover whose values come from the host: no program of its own."""
 
   lazy = True  # see `bindings.bound`
+  placement = "host"
+
+  def __call__(self, key, rollout):
+    """Is not called."""
+    raise NotImplementedError
 
 
 def programs(devices: Sequence[jax.Device]) -> list[Program]:
@@ -63,14 +75,14 @@ def programs(devices: Sequence[jax.Device]) -> list[Program]:
   layout = Layout(
     mesh_of(**gin.get_bindings("make_mesh", resolve_references=True))
   )
+
+  def verifier(path, *, dtype=None, **_):
+    return abstract_arrays.verifier_of(verifier_at(path), layout, dtype)
+
   stand_ins = {
     "make_mesh": lambda **_: layout.mesh,
-    "load_verifier": lambda path, k=1, **_: abstract_arrays.verifier_of(
-      verifier_at(path), layout, k
-    ),
-    "fixed_verifier": lambda path, problem, k=1, **_: (
-      abstract_arrays.verifier_of(verifier_at(path), layout, k)
-    ),
+    "load_verifier": verifier,
+    "fixed_verifier": verifier,
     "ClosedForm": _OnHost,
     "measured_values": _OnHost,
   }
@@ -83,70 +95,90 @@ def _policy(settings: Mapping[str, Any], path: str) -> LanguageModel:
   return build(network_at(path), settings["problem"])
 
 
-def _finetune(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
-  policy, stages = settings["policy"], settings["stages"]
-  optimizer = (settings.get("optimizer") or sft.AdamW())(sft.schedule(stages))
+def _loaded(
+  settings: CollectSettings | RejectionSettings, path: str
+) -> LanguageModel:
+  config = _as_loaded(network_at(path), settings)
+  return settings.make_policy(config, settings.problem)
+
+
+def _as_loaded(config: TransformerConfig, settings: Any) -> TransformerConfig:
+  """A checkpoint's network as `hf.load` gives it with these settings."""
+  param_dtype = settings.param_dtype or config.param_dtype
+  return dataclasses.replace(
+    config,
+    param_dtype=param_dtype,
+    dtype=settings.dtype or param_dtype,
+    remat=settings.remat,
+  )
+
+
+def _finetune(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
+  settings: FinetuneSettings = bound["settings"]
+  policy, stages = settings.policy, settings.stages
   batches = stages[0].batches
   step = make.sft_step(
     policy.config,
-    optimizer,
+    settings.optimizer(sft.schedule(stages)),
     layout,
     num_rows=batches.num_rows,
     row_length=batches.row_length,
-    chunk=settings.get("chunk", 50),
+    chunk=settings.chunk,
   )
-  validation = settings["validation"]
+  evaluation = settings.evaluation
   each = min(
-    max(1, _EVALUATED // validation.num_samples), validation.num_problems
+    max(1, _EVALUATED // evaluation.num_samples), evaluation.num_problems
   )
   sampled = make.sampling(
     policy,
     layout,
     num_prompts=each,
-    prompt_len=settings["problem"].prompt_len,
-    num_samples=validation.num_samples,
+    prompt_len=settings.problem.prompt_len,
+    num_samples=evaluation.num_samples,
     beside={"optimiser state": step.parts["optimiser state"]},
   )
   return [step, sampled]
 
 
-def _rejection(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
-  policy = _policy(settings, settings["policy"])
-  optimizer = (settings.get("optimizer") or sft.AdamW())(
-    settings["learning_rate"]
-  )
+def _rejection(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
+  settings: RejectionSettings = bound["settings"]
+  policy = _loaded(settings, settings.policy)
   step = make.sft_step(
     policy.config,
-    optimizer,
+    settings.optimizer(settings.learning_rate),
     layout,
-    num_rows=settings.get("num_rows", 32),
-    row_length=settings["row_length"],
+    num_rows=settings.num_rows,
+    row_length=settings.row_length,
+    chunk=settings.chunk,
   )
-  number = settings.get("num_samples", 8)
+  number = settings.num_samples
   sampled = make.sampling(
     policy,
     layout,
-    num_prompts=min(max(1, _EVALUATED // number), settings["num_problems"]),
-    prompt_len=settings["problem"].prompt_len,
+    num_prompts=min(max(1, _EVALUATED // number), settings.num_problems),
+    prompt_len=settings.problem.prompt_len,
     num_samples=number,
   )
   return [step, sampled]
 
 
-def _fit_verifier(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
-  trunk, problem = settings["trunk"], settings["problem"]
-  schedule = settings["schedule"]
-  config = VerifierConfig(_trunk(trunk), settings.get("reader_layers", 0))
-  num_tokens, num_steps = _trace_sizes(settings["data"], problem)
+def _fit_verifier(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
+  settings: VerifierSettings = bound["settings"]
+  schedule, backbone = settings.schedule, settings.backbone
+  network = _as_loaded(network_at(backbone.path), backbone)
+  if backbone.num_layers:
+    network = dataclasses.replace(network, num_layers=backbone.num_layers)
+  config = VerifierConfig(network, settings.reader_layers)
+  num_tokens, num_steps = _trace_sizes(settings.data, settings.problem)
   step = make.verifier_step(
     config,
-    schedule.optimizer(settings.get("optimizer") or sft.AdamW()),
+    schedule.optimizer(settings.optimizer),
     layout,
     batch_size=schedule.batch_size,
     num_tokens=num_tokens,
     num_steps=num_steps,
-    aux_weight=settings.get("aux_weight", 0.0),
-    chunk=settings.get("chunk", 50),
+    aux_weight=settings.aux_weight,
+    chunk=settings.chunk,
   )
   scored = make.scoring(
     config,
@@ -159,20 +191,6 @@ def _fit_verifier(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
   return [step, scored]
 
 
-def _trunk(trunk: Any) -> TransformerConfig:
-  if not isinstance(trunk, PretrainedTrunk):
-    return trunk.config
-  config = network_at(trunk.path)
-  param_dtype = trunk.param_dtype or config.param_dtype
-  return dataclasses.replace(
-    config,
-    num_layers=trunk.num_layers or config.num_layers,
-    param_dtype=param_dtype,
-    dtype=trunk.dtype or param_dtype,
-    remat=trunk.remat,
-  )
-
-
 def _trace_sizes(data: str, problem: Any) -> tuple[int, int]:
   """Tokens and steps of traces: those of the data, or the most there may be."""
   try:
@@ -182,30 +200,29 @@ def _trace_sizes(data: str, problem: Any) -> tuple[int, int]:
   return manifest.max_tokens, manifest.max_prefixes - 1
 
 
-def _collect(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
-  problem, strategy = settings["problem"], settings["strategy"]
-  policy = _policy(settings, settings["policy"])
-  prover = policy
-  if settings.get("prover"):
-    prover = _policy(settings, settings["prover"])
+def _collect(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
+  settings: CollectSettings = bound["settings"]
+  problem, strategy = settings.problem, settings.strategy
+  policy = prover = _loaded(settings, settings.policy)
+  if settings.prover:
+    prover = _loaded(settings, settings.prover)
   beside = {}
   if prover is not policy:
     beside = {"prover": abstract_arrays.params_of(prover.config, layout)}
   seeds = make.sampling(
     policy,
     layout,
-    num_prompts=settings.get("problems_per_shard", 32),
+    num_prompts=settings.problems_per_shard,
     prompt_len=problem.prompt_len,
     num_samples=strategy.num_seeds,
     beside=beside,
   )
   number = strategy.num_completions
   width = min(-(-ROWS_PER_TEXT // number), policy.max_steps)
-  rows = settings.get("rows_per_call", 1024)
   completed = make.collection(
     prover,
     layout,
-    num_traces=max(rows // (number * width), 1),
+    num_traces=max(settings.rows_per_call // (number * width), 1),
     num_prefixes=width,
     num_completions=number,
     num_tokens=problem.prompt_len + policy.max_new_tokens,
@@ -214,131 +231,157 @@ def _collect(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
   return [seeds, completed]
 
 
-def _search(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
-  problem, verifier = settings["problem"], settings["verifier"]
+def _search(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
+  settings: SearchSettings = bound["settings"]
+  problem, number = settings.problem, settings.num_samples
+  config = network_at(settings.policy)
+  if settings.dtype:
+    config = dataclasses.replace(config, dtype=settings.dtype)
   policy = for_problem.language_model(
-    network_at(settings["policy"]),
-    problem,
-    temperature=settings.get("temperature", 1.0),
+    config, problem, temperature=settings.temperature
   )
-  number = settings.get("num_samples", 128)
-  problems = settings.get("num_problems", 512)
+  own = value_function(settings.verifier)
   sampled = make.sampling(
     policy,
     layout,
     num_prompts=min(
-      max(1, settings.get("rows_per_call", 4096) // number), problems
+      max(1, settings.rows_per_call // number), settings.num_problems
     ),
     prompt_len=problem.prompt_len,
     num_samples=number,
-    beside={"verifier": verifier},
+    beside={"verifiers": own},
   )
-  found = [sampled]
-  if isinstance(verifier, Verifier):
-    found.append(
+  programs = [sampled]
+  for network in own.networks:
+    programs.append(
       make.scoring(
-        verifier.config,
+        network,
         layout,
-        num_rows=min(512, problems * number),
+        num_rows=min(512, settings.num_problems * number),
         num_tokens=problem.prompt_len + policy.max_new_tokens,
         num_steps=policy.max_steps,
         beside={"policy": sampled.parts["parameters"]},
       )
     )
   seen = {}
-  for arm in settings["arms"]:
-    largest = max(arm.ns or settings.get("ns", (1, 2, 4, 8, 16)))
-    beams = arm.settings(largest, policy.max_steps)
-    judge = Judge(verifier, arm.prover, float(arm.k))
-    if not judge.is_cached:
+  for arm in settings.arms:
+    beams = arm.settings(arm.sizes(settings.ns)[-1], policy.max_steps)
+    values = value_function(settings.verifier, arm.prover)
+    if not values.is_cached:
       continue  # its rounds are a loop of Python's, around values of the host
-    seen.setdefault((beams, arm.prover is None), (beams, judge))
-  width = settings.get("beams_per_call", 1024) * 3
-  for beams, judge in seen.values():
+    seen.setdefault((beams, len(values.readers)), (beams, values))
+  width = settings.beams_per_call * 3
+  for beams, values in seen.values():
     each = width // (beams.num_beams * beams.num_candidates)
-    found.append(
+    programs.append(
       make.beam_round(
         policy,
-        judge,
+        values,
         layout,
         settings=beams,
-        num_problems=min(max(1, each), problems),
+        num_problems=min(max(1, each), settings.num_problems),
         prompt_len=problem.prompt_len,
-        max_step_tokens=settings.get("max_step_tokens"),
+        max_step_tokens=settings.max_step_tokens,
       )
     )
-  return found
+  return programs
 
 
 def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
-  problem = settings["problem"]
-  policy = _policy(settings, settings["policy"])
-  problems = settings.get("num_problems", 16)
-  number = settings.get("num_samples", 8)
-  sizes = {
-    "num_rows": problems * number,
-    "num_tokens": problem.prompt_len + policy.max_new_tokens,
-  }
-  arms = []
-  for arm in settings["arms"]:
-    arms.append(arm.arms[0] if isinstance(arm, Candidates) else arm)
-  found, start = [], abstract_arrays.params_of(policy.config, layout)
-  seen = set()
-  for arm in arms:
+  run: RlSettings = settings["settings"]
+  start, problem = run.start, run.problem
+  if not isinstance(start, PolicyCheckpoint):
+    raise ValueError(
+      f"reinforce starts from {type(start).__name__}, expected a "
+      "PolicyCheckpoint of a language model"
+    )
+  config = network_at(start.path)
+  param_dtype = start.param_dtype or config.param_dtype
+  config = dataclasses.replace(
+    config,
+    param_dtype=param_dtype,
+    dtype=start.dtype or param_dtype,
+    remat=start.remat,
+  )
+  model = start.make_policy(config, problem)
+  policy = for_problem.ProblemPolicy(model, problem)
+  sizes = {"num_tokens": problem.prompt_len + model.max_new_tokens}
+  num_rows = run.num_problems * run.num_samples
+  arms = [
+    arm.arms[0] if isinstance(arm, Candidates) else arm for arm in run.arms
+  ]
+  trainers = [
+    Trainer(
+      arm, policy, problem, Hosted(layout), run.num_problems, run.num_samples
+    )
+    for arm in arms
+  ]
+  started = abstract_arrays.params_of(config, layout)
+  programs, seen = [], set()
+  for arm, trainer in zip(arms, trainers, strict=True):
     prover = _verifier(arm)
-    alone = arm.reward.prover is None
-    key = (jax.tree.structure(arm.update), alone, arm.baseline)
+    estimator = jax.tree.structure(trainer.estimator)
+    key = jax.tree.structure(arm.update), arm.prover is None, estimator
     if key in seen:
       continue
     seen.add(key)
-    beside = {"start": start}
+    beside = {"start": started}
     if prover is not None:
       beside["verifier"] = prover.params
-    found.append(
+    programs.append(
       make.reinforcement(
-        arm,
-        policy,
-        layout,
-        **sizes,
-        beside=beside,
-        name=f"RL update ({arm.name})",
+        trainer, **sizes, beside=beside, name=f"RL update ({arm.name})"
       )
     )
-  state = make.rl_state(arms[0], policy, layout)
-  beside = {"start": start, "state of the update": state.update}
-  verifiers = [v for v in map(_verifier, arms) if v is not None]
+  # All that one arm keeps on the devices while it samples or scores.
+  verifiers = [
+    (trainer, verifier)
+    for trainer in trainers
+    if (verifier := _verifier(trainer.arm)) is not None
+  ]
+  trainer = verifiers[0][0] if verifiers else trainers[0]
+  state = make.rl_state(trainer)
+  beside = {
+    "start": started,
+    "state of the update": state.update,
+    "value function": state.credit,
+  }
   if verifiers:
-    found.insert(
+    verifier = verifiers[0][1]
+    programs.insert(
       0,
       make.scoring(
-        verifiers[0].config,
+        verifier.config,
         layout,
-        num_rows=sizes["num_rows"],
-        num_tokens=sizes["num_tokens"],
-        num_steps=policy.max_steps,
-        beside=beside | {"policy": start},
+        num_rows=num_rows,
+        num_steps=model.max_steps,
+        beside=beside | {"policy": started},
+        **sizes,
       ),
     )
-    beside["verifier"] = verifiers[0].params
+    beside["verifier"] = verifier.params
   return [
     make.sampling(
-      policy,
+      model,
       layout,
-      num_prompts=problems,
+      num_prompts=run.num_problems,
       prompt_len=problem.prompt_len,
-      num_samples=number,
+      num_samples=run.num_samples,
       beside=beside,
     ),
-    make.log_probabilities(policy, layout, **sizes, beside=beside),
-    *found,
+    make.log_probabilities(
+      model, layout, num_rows=num_rows, beside=beside, **sizes
+    ),
+    *programs,
   ]
 
 
-def _verifier(arm: LanguageArm) -> Verifier | None:
+def _verifier(arm: Arm) -> Verifier | None:
   """The verifier by whose values an arm is rewarded, if it is by one's."""
-  prover = arm.reward.prover
-  prover = prover.prover if isinstance(prover, WellFormed) else prover
-  return prover if isinstance(prover, Verifier) else None
+  if arm.prover is None:
+    return None
+  inner, _ = provers.split(arm.prover)
+  return inner if isinstance(inner, Verifier) else None
 
 
 _EXPERIMENTS: Mapping[str, Callable[..., list[Program]]] = {

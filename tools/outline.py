@@ -12,8 +12,9 @@ import numpy as np
 import safetensors
 from jaxtyping import Bool
 
-from pav_jax.models import hf, hf_config
-from pav_jax.models.transformer_config import PRESETS, TransformerConfig
+from pav_jax.models import families, hf
+from pav_jax.models.presets import PRESETS
+from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.provers import verifier
 
@@ -75,7 +76,7 @@ def network_at(path: str | os.PathLike) -> TransformerConfig:
   file = pathlib.Path(path) / hf.CONFIG
   if file.exists():
     fields = json.loads(file.read_text())
-    config = hf_config.from_fields(fields)
+    config = families.from_fields(fields)
     dtype = fields.get("dtype") or fields.get("torch_dtype") or "float32"
     return dataclasses.replace(config, param_dtype=dtype, dtype=dtype)
   named = [name for name in PRESETS if name in str(path)]

@@ -11,9 +11,10 @@ from typing import Any
 
 import gin
 
-from pav_jax.reporting import progress, search_plots
+from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs.search_report import ORM
+from studies.horizons import figure
 
 
 def compare(
@@ -95,7 +96,7 @@ def horizon_curve(
     )
     for horizon in sorted(reports)
   }
-  figure = search_plots.horizons(workdir, found)
+  drawn = figure.horizons(workdir, found)
   write_report(
     workdir / "report.json", experiment=experiment, arms=found, seconds=0.0
   )
@@ -116,7 +117,7 @@ def horizon_curve(
       for n, x in sized.items()
     ],
   )
-  progress.say(f"wrote {figure}")
+  progress.say(f"wrote {drawn}")
   return found
 
 

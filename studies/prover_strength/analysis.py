@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax import complementarity, steps, values
+from pav_jax.credit import EffectiveReward
 from pav_jax.policies.made_policy import MadePolicy
-from pav_jax.provers import importance
+from pav_jax.provers.importance import ImportanceSampling
 from pav_jax.provers.procedural import Procedural
 from pav_jax.reporting import plots
-from pav_jax.runs.compare import Trained
-from pav_jax.training import rl
-from pav_jax.training.rewards import Reward
+from pav_jax.runs.rl_fresh import Trained
+from pav_jax.training.baselines import less_baseline
+from pav_jax.training.rl import Arm
+from pav_jax.training.rl_replicas import count_correct
+from studies.prover_strength import figure
 
 
 @gin.register
@@ -40,14 +43,14 @@ def pass_at_n(
   curves = {}
   for name, params in policies.items():
     lanes = jax.tree.map(lambda x: x[None], params)
-    correct = rl.count_correct(
+    correct = count_correct(
       trained.policy, trained.problem, lanes, trained.keys, num_samples
     )[0]
     curves[name] = np.stack(
       [np.asarray(values.pass_at_k(correct, num_samples, n)) for n in ns]
     )
   iterations = len(next(iter(trained.accuracy.values())))
-  figure = plots.pass_at_n(
+  drawn = plots.pass_at_n(
     trained.workdir,
     ns,
     curves,
@@ -56,7 +59,7 @@ def pass_at_n(
   return {
     "pass_at_n": {"n": ns}
     | {name: curve.T.tolist() for name, curve in curves.items()}
-  }, [figure]
+  }, [drawn]
 
 
 @gin.register
@@ -66,7 +69,7 @@ def sweep_provers(
   strengths: Sequence[float],
   prover: Procedural,
   alpha: float = 1.0,
-) -> list[rl.Arm]:
+) -> list[Arm]:
   """An arm for every trainer and prover strength.
 
   Args:
@@ -79,11 +82,11 @@ def sweep_provers(
     Arms named `LABEL γ=STRENGTH`.
   """
   return [
-    rl.Arm(
+    Arm(
       name=f"{label} γ={strength:g}",
-      reward=Reward(dataclasses.replace(prover, strength=strength), alpha),
+      credit=less_baseline(reward=EffectiveReward(alpha), baseline=baseline),
       update=update,
-      baseline=baseline,
+      prover=dataclasses.replace(prover, strength=strength),
     )
     for label, (update, baseline) in trainers.items()
     for strength in strengths
@@ -111,14 +114,12 @@ def prover_strengths(
     seed]}, "distinguishability": …, "alignment": …}}`; accuracies are averaged
     over training.
   """
-  strengths = sorted(
-    {float(arm.reward.prover.strength) for arm in trained.arms}
-  )
+  strengths = sorted({float(arm.prover.strength) for arm in trained.arms})
   accuracy = {}
   for arm in trained.arms:
     label = arm.name.partition(" ")[0]
     mean = trained.accuracy[arm.name].mean(axis=0)
-    accuracy.setdefault(label, {})[float(arm.reward.prover.strength)] = mean
+    accuracy.setdefault(label, {})[float(arm.prover.strength)] = mean
   accuracy = {
     label: np.stack([by_strength[s] for s in strengths])
     for label, by_strength in accuracy.items()
@@ -141,7 +142,7 @@ def prover_strengths(
 
   terms = jax.jit(seeds)((trained.initial_params, trained.keys))
   terms = {name: np.asarray(x) for name, x in terms.items()}
-  figure = plots.prover_strengths(
+  drawn = figure.prover_strengths(
     trained.workdir,
     strengths,
     accuracy,
@@ -151,7 +152,7 @@ def prover_strengths(
     "strength": strengths,
     "accuracy": {label: x.T.tolist() for label, x in accuracy.items()},
   } | {name: x.tolist() for name, x in terms.items()}
-  return {"provers": report}, [figure]
+  return {"provers": report}, [drawn]
 
 
 def complementarity_terms(
@@ -188,9 +189,8 @@ def complementarity_terms(
   rollout = policy.sample(params, key, jnp.zeros_like(sample_id), sample_id)
   exists = steps.step_mask(rollout.prefix_len)
   probs = jax.nn.softmax(policy.logits(params, rollout.tokens))
-  q_policy = importance.action_values(
-    policy, params, problem, proposal, key, rollout, num_samples=num_samples
-  )
+  sampling = ImportanceSampling(problem, proposal, num_samples, policy, params)
+  q_policy = sampling.action_values(key, rollout)
   v_policy = jnp.sum(probs * q_policy, axis=-1)
 
   def of_strength(strength):

@@ -13,8 +13,9 @@ from typing import Any
 import gin
 import numpy as np
 
-from pav_jax.reporting import progress, rl_plots
+from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_config, write_report
+from studies.regimes import figure
 
 
 def compare(report: Mapping[str, Any], first: str) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def compare(report: Mapping[str, Any], first: str) -> dict[str, Any]:
   the run ends: the ratio is then a bound from below.
 
   Args:
-    report: as `runs.rl.reinforce` writes it.
+    report: as `runs.reinforce.reinforce` writes it.
     first: the arm that others are compared with, outcomes alone.
 
   Returns:
@@ -120,7 +121,7 @@ def regime_map(
     found[pathlib.Path(path).parent.name] = compare(report, first)
   ordered = sorted(found.values(), key=lambda regime: regime["start"])
   names = list(dict.fromkeys(n for regime in ordered for n in regime["arms"]))
-  figure = rl_plots.regimes(workdir, ordered, names)
+  drawn = figure.regimes(workdir, ordered, names)
   write_report(
     workdir / "report.json", experiment=experiment, arms=found, seconds=0.0
   )
@@ -154,7 +155,7 @@ def regime_map(
         ["all, test", *(_points(np.mean(of["points"])) for of in found_of)],
       ],
     )
-  progress.say(f"wrote {figure}")
+  progress.say(f"wrote {drawn}")
   return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import gin
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pav_jax.data import step_targets
 from pav_jax.models import partitioning
@@ -27,7 +27,9 @@ from pav_jax.runs import hosts
 from pav_jax.training import fitting, labelling, sft, value_fitting
 from pav_jax.training import target_splits as data_sets
 from pav_jax.training import value_evaluation as evaluation
-from studies.scaling import figure as scaling_plots
+from pav_jax.training.collect_seeds import owners
+from pav_jax.training.fitting import FitState, Fitter
+from studies.scaling import figure
 
 
 @gin.register
@@ -39,7 +41,8 @@ class Design:
     group: designs of a group cost alike, and are compared.
     name: within the group.
     data: directory of step targets that has enough of everything.
-    num_problems: of the data's, drawn by the seed.
+    num_problems: of the data's, drawn by the seed; the most, if there is a
+      budget.
     num_seeds: n_cov, traces of each that are kept; None for all.
     num_completions: n_mc, completions of each prefix that are kept; None for
       all.
@@ -47,6 +50,9 @@ class Design:
       from here to `num_completions`, evenly on a logarithmic scale.
     likelihood: of labels, see `training.labelling.Labelling`; None for that of
       the run.
+    budget: completions that may be made, see `completions_made`; problems are
+      kept, in the order in which they are drawn, until it is spent. None for
+      all of `num_problems`, whatever they cost.
 
   Raises:
     ValueError: if `least_completions` is no number in 1 … `num_completions`.
@@ -60,6 +66,7 @@ class Design:
   num_completions: int | None = None
   least_completions: int | None = None
   likelihood: str | None = None
+  budget: int | None = None
 
   def __post_init__(self):
     least, most = self.least_completions, self.num_completions
@@ -77,6 +84,8 @@ def thin(
 
   c of n completions, of which m are kept, leave a hypergeometric number of
   correct ones: that is what m completions would have given, whatever n was.
+  A prefix that several traces of a problem share is completed once, so it has
+  one m and one number of correct ones.
 
   Args:
     targets: traces, those of a problem numbered from 0.
@@ -84,7 +93,8 @@ def thin(
     rng: decides which problems and completions.
 
   Raises:
-    ValueError: if there is less than the design asks for.
+    ValueError: if there is less than the design asks for, or so little that its
+      budget is not spent.
   """
   targets = jax.tree.map(np.asarray, targets)
   problems = np.unique(targets.problem_id)
@@ -93,8 +103,8 @@ def thin(
       f"{design.data} has {len(problems)} problems, expected at least "
       f"{design.num_problems}"
     )
-  kept = rng.choice(problems, design.num_problems, replace=False)
-  rows = np.isin(targets.problem_id, kept)
+  drawn = rng.choice(problems, design.num_problems, replace=False)
+  rows = np.isin(targets.problem_id, drawn)
   if design.num_seeds is not None:
     numbers = np.bincount(np.searchsorted(problems, targets.problem_id))
     if numbers.min() < design.num_seeds:
@@ -104,8 +114,31 @@ def thin(
       )
     rows &= targets.sample_id < design.num_seeds
   targets = data_sets.take(targets, rows)
-  if design.num_completions is None:
-    return targets
+  if design.num_completions is not None:
+    targets = _fewer_completions(targets, design, rng)
+  if design.budget is not None:
+    targets = _within_budget(targets, design, drawn)
+  return targets
+
+
+def completions_made(targets: StepTargets) -> Int[np.ndarray, "B"]:
+  """How many completions a collector makes for each trace: int64[B].
+
+  Those of prefixes that no earlier trace of the problem has and that are no
+  whole responses, whose outcome is known. Dead prefixes are charged like
+  others: a collector need not know that they are.
+
+  Args:
+    targets: of numpy arrays.
+  """
+  length = targets.prefix_len
+  real = np.diff(length, axis=-1, prepend=-1) > 0
+  whole = (length == length[:, -1:]) & (np.arange(length.shape[1]) > 0)
+  first = owners(targets) == np.arange(len(length))[:, None]
+  return np.sum(targets.num_completions * (real & ~whole & first), -1)
+
+
+def _fewer_completions(targets, design, rng):
   n = targets.num_completions.astype(np.int64)
   c = targets.num_correct.astype(np.int64)
   fewest = n[n > 0].min(initial=design.num_completions)
@@ -114,29 +147,33 @@ def thin(
       f"{design.data} has {fewest} completions of a prefix, expected at least "
       f"{design.num_completions}"
     )
-  # Equal prefixes of a problem share their completions, and go on to do so.
-  first = _first_of_problem(targets.problem_id)
-  drawn = rng.random(n.shape)
-  drawn[:, 0] = drawn[first, 0]
+  owner = owners(targets), np.arange(n.shape[1])
+  uniform = rng.random(n.shape)[owner]
   m = np.full(n.shape, design.num_completions)
   if design.least_completions is not None:
     low, high = np.log([design.least_completions, design.num_completions + 1])
-    m = np.exp(rng.uniform(low, high, n.shape)).astype(np.int64)
-    m[:, 0] = m[first, 0]
+    m = np.exp(rng.uniform(low, high, n.shape)).astype(np.int64)[owner]
   m = np.where(n > 0, m, 0)
-  correct = _hypergeometric(drawn, c, n, m)
   return dataclasses.replace(
     targets,
     num_completions=m.astype(np.int32),
-    num_correct=correct.astype(np.float32),
+    num_correct=_hypergeometric(uniform, c, n, m).astype(np.float32),
   )
 
 
-def _first_of_problem(problem_id: np.ndarray) -> np.ndarray:
-  _, first, which = np.unique(
-    problem_id, return_index=True, return_inverse=True
-  )
-  return first[which]
+def _within_budget(targets, design, drawn):
+  """The first of the problems drawn whose completions the budget pays for."""
+  of = np.searchsorted(np.sort(drawn), targets.problem_id)
+  cost = np.bincount(of, completions_made(targets), len(drawn)).astype(np.int64)
+  spent = np.cumsum(cost[np.argsort(np.argsort(drawn))])
+  if spent[-1] < design.budget:
+    raise ValueError(
+      f"budget is {design.budget} and the {len(drawn)} problems of "
+      f"{design.group} {design.name} cost {spent[-1]} completions, expected at "
+      "least as many: more problems, or a smaller budget"
+    )
+  kept = drawn[spent <= design.budget]
+  return data_sets.take(targets, np.isin(targets.problem_id, kept))
 
 
 def _hypergeometric(
@@ -159,8 +196,8 @@ def scaling(
   problem: Any,
   designs: Sequence[Design],
   held_out: str | os.PathLike,
-  trunk: Callable,
-  schedule: value_fitting.Schedule,
+  backbone: Callable,
+  schedule: value_fitting.VerifierSchedule,
   reader_layers: int = 0,
   labels: labelling.Labelling | None = None,
   aux_weight: float = 0.0,
@@ -182,7 +219,7 @@ def scaling(
     problem: of the data.
     designs: how budgets are spent.
     held_out: step targets of other problems, to measure on.
-    trunk: see `runs.verifier.fit_verifier`, as are the next six.
+    backbone: see `runs.fit_verifier`, as for the next six.
     schedule: steps and learning rates, the same for all.
     reader_layers: of the verifier.
     labels: which, and how they count.
@@ -221,7 +258,7 @@ def scaling(
     (problem, schedule, reader_layers, labels, aux_weight, optimizer)
   )
   results = _Results(workdir / "results.jsonl", settings)
-  train_chunk = None
+  fitter = None
   total = len(designs) * len(seeds)
   with progress.Progress(
     total, done=results.count(designs, seeds), label=experiment
@@ -230,22 +267,18 @@ def scaling(
       for design in designs:
         if results.find(design, seed):
           continue
-        trunk_key, reader_key = jax.random.split(jax.random.key(seed))
-        trunk_config, params = trunk(trunk_key, layout, problem.fingerprint)
-        config = VerifierConfig(trunk_config, reader_layers)
-        transformation = schedule.optimizer(optimizer)
-        train_chunk = train_chunk or value_fitting.make_train_chunk(
-          config, transformation, layout, aux_weight=aux_weight
+        backbone_key, head_key = jax.random.split(jax.random.key(seed))
+        backbone_config, params = backbone(
+          backbone_key, layout, problem.fingerprint
+        )
+        config = VerifierConfig(backbone_config, reader_layers)
+        fitter = fitter or value_fitting.fitter(
+          config, schedule.optimizer(optimizer), layout, aux_weight=aux_weight
         )
         data = thin(load(design.data), design, np.random.default_rng(seed))
-        state = value_fitting.init_state(
-          config,
-          transformation,
-          network.init(config, params, reader_key),
-          layout,
-        )
         state = _train(
-          state,
+          fitter,
+          fitter.init(network.init(config, params, head_key)),
           labelling.examples(
             data,
             dataclasses.replace(
@@ -255,19 +288,18 @@ def scaling(
           schedule,
           seed,
           chunk,
-          train_chunk,
-          layout,
         )
         scorer = Verifier(state.params, config, layout=layout)
         logit = evaluation.score(scorer, known.targets)
         found = evaluation.summary(1 / (1 + np.exp(-logit)), known)
+        found["completions"] = int(completions_made(data).sum())
         results.add(design, seed, found)
         note = f"{design.group} {design.name} seed {seed}" + "".join(
-          f" · {name} {value:.3f}" for name, value in found.items()
+          f" · {name} {value:.4g}" for name, value in found.items()
         )
         bar.update(results.count(designs, seeds), {}, note=note)
   table = results.table(designs, seeds)
-  figure = scaling_plots.figure(workdir, table)
+  drawn = figure.spread_of_designs(workdir, table)
   write_config(workdir)
   write_report(
     workdir / "report.json",
@@ -277,8 +309,8 @@ def scaling(
     seeds=list(seeds),
     designs=[dataclasses.asdict(design) for design in designs],
   )
-  scaling_plots.print_tables(experiment, table)
-  for path in (workdir / "report.json", workdir / "results.jsonl", figure):
+  figure.print_tables(experiment, table)
+  for path in (workdir / "report.json", workdir / "results.jsonl", drawn):
     progress.say(f"wrote {path}")
   return table
 
@@ -302,28 +334,23 @@ def _loader(paths: Sequence[str | os.PathLike], problem: Any) -> Callable:
   return load
 
 
-def _train(state, examples, schedule, seed, chunk, train_chunk, layout):
-  total = schedule.num_steps
-  for begin in range(0, total, chunk):
-    rows = np.stack(
-      [
-        step_targets.batch_rows(
-          len(examples.tokens),
-          batch_size=schedule.batch_size,
-          seed=seed,
-          step=min(step, total - 1),
-        )
-        for step in range(begin, begin + chunk)
-      ]
+def _train(
+  fitter: Fitter,
+  state: FitState,
+  examples: labelling.Examples,
+  schedule: value_fitting.VerifierSchedule,
+  seed: int,
+  chunk: int,
+) -> FitState:
+  """The state after all steps of the schedule."""
+  batch = labelling.batches(examples, batch_size=schedule.batch_size, seed=seed)
+  for begin in range(0, schedule.num_steps, chunk):
+    number = min(chunk, schedule.num_steps - begin)
+    batches = [batch(step)[0] for step in range(begin, begin + number)]
+    state, metrics = fitter.train_chunk(
+      state, fitter.put(batches, chunk), np.int32(number)
     )
-    batches = jax.device_put(
-      jax.tree.map(lambda x, rows=rows: x[rows], examples),
-      fitting.batch_sharding(layout),
-    )
-    state, metrics = train_chunk(
-      state, batches, np.int32(min(chunk, total - begin))
-    )
-    loss = np.asarray(metrics["loss"])[: total - begin]
+    loss = np.asarray(metrics["loss"])[:number]
     fitting.check_finite(loss, begin, None)
   return state
 

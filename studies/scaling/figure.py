@@ -19,10 +19,11 @@ LABELS = {
   "corr_mc": "correlation with Monte-Carlo values",
   "corr_exact": "correlation with exact values",
   "ece_mc": "expected calibration error",
+  "completions": "completions made",
 }
 
 
-def figure(
+def spread_of_designs(
   workdir: str | os.PathLike,
   table: Table,
   measures: Sequence[str] = ("corr_exact", "corr_mc", "auc_outcome"),
@@ -69,7 +70,7 @@ def print_tables(experiment: str, table: Table) -> None:
         [
           design,
           *(
-            f"{np.mean(found[name]):.3f} ± {np.ptp(found[name]) / 2:.3f}"
+            f"{np.mean(found[name]):.4g} ± {np.ptp(found[name]) / 2:.2g}"
             for name in names
           ),
         ]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from pav_jax.cli.configuration import parse_gin
-from pav_jax.models import hf_config, partitioning
-from pav_jax.models.transformer_config import PRESETS
+from pav_jax.models import families, partitioning
+from pav_jax.models.presets import PRESETS
 from tools import (
   abstract_arrays,
   compile_check,
@@ -108,8 +108,7 @@ def test_collection_search_and_reinforcement_need_no_checkpoint():
     "chain_rl_arms",
     f"POLICY = '{tiny}'",
     f"VERIFIER = '{tiny}'",
-    "ARMS = [@outcome/LanguageArm(), @natural_exact/LanguageArm(), "
-    "@verifier/LanguageArm()]",
+    "ARMS = [@outcome/Arm(), @natural_exact/Arm(), @verifier/Arm()]",
   )
   assert list(found) == [
     "sampling",
@@ -122,12 +121,13 @@ def test_collection_search_and_reinforcement_need_no_checkpoint():
   assert set(found["sampling"].beside) == {
     "start",
     "state of the update",
+    "value function",
     "verifier",
   }
 
 
 def test_experiments_without_such_programs_are_refused():
-  with pytest.raises(ValueError, match=r"run\.experiment is compare, expected"):
+  with pytest.raises(ValueError, match="starts from FreshPolicy, expected"):
     programs("planted")
   gin.clear_config()
   with pytest.raises(ValueError, match="of a pipeline check the parts"):
@@ -136,7 +136,7 @@ def test_experiments_without_such_programs_are_refused():
 
 def test_networks_are_read_from_config_json_alone(tmp_path):
   config = PRESETS["small"]
-  fields = hf_config.to_fields(config, {}) | {"torch_dtype": "bfloat16"}
+  fields = families.to_fields(config, {}) | {"torch_dtype": "bfloat16"}
   fields.pop("dtype", None)
   (tmp_path / "config.json").write_text(json.dumps(fields))
   found = outline.network_at(tmp_path)

@@ -5,14 +5,19 @@ import functools
 import jax
 import pytest
 
+from pav_jax.credit import EffectiveReward
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
+from pav_jax.policies.for_problem import ProblemPolicy
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.provers.best_of_k import BestOfK
+from pav_jax.provers.rollout_values import ClosedForm
 from pav_jax.training import sft
-from pav_jax.training.language_arm import LanguageArm
-from pav_jax.training.rewards import Reward
+from pav_jax.training.baselines import LearnedBaseline, less_baseline
+from pav_jax.training.rl import Arm, Trainer
+from pav_jax.training.rl_placement import Hosted
 from pav_jax.training.updates import Gradient, NaturalGradient
 from tools import (
   abstract_arrays,
@@ -197,16 +202,26 @@ def lowered_outputs(program):
 
 @pytest.mark.parametrize("update", [Gradient("adam"), NaturalGradient()])
 def test_reinforcement_gives_the_next_state(update):
-  arm = LanguageArm("a", Reward(prover=object()), update)
+  estimator = less_baseline(
+    reward=EffectiveReward(), baseline=LearnedBaseline()
+  )
+  prover = BestOfK(ClosedForm(lambda rollout: None), 4.0)
+  arm = Arm("a", estimator, update, prover)
   layout = layout_of("cpu")
-  policy = policy_of(TRAINED)
+  policy = ProblemPolicy(policy_of(TRAINED), None)
+  trainer = Trainer(arm, policy, None, Hosted(layout), ROWS, 1)
   program = compiled_programs.reinforcement(
-    arm, policy, layout, num_rows=ROWS, num_tokens=PROMPT + RESPONSE
+    trainer, num_tokens=PROMPT + RESPONSE
   )
   state = abstract_arrays.params_of(TRAINED, layout)
   outputs = lowered_outputs(program)
   shapes = [x.shape for x in jax.tree.leaves(state)]
   assert [x.shape for x in outputs[: len(shapes)]] == shapes
+  # A value function has the policy's shape, and Adam's two moments.
+  value = program.parts["value function"]
+  assert abstract_arrays.bytes_per_device(value) == pytest.approx(
+    3 * num_params(TRAINED), rel=0.01
+  )
   moments = 2 if isinstance(update, Gradient) else 0
   split = program.parts["state of the update"]
   assert abstract_arrays.bytes_per_device(split) == pytest.approx(

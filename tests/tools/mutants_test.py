@@ -20,8 +20,12 @@ def tree(path, test):
   ],
 )
 def test_fate_is_what_the_tests_say(tmp_path, test, fate):
-  root = tree(tmp_path, f"import fixture_code as code\n\n\ndef test_it():\n  {test}\n")
-  mutant = Mutant("x", "fixture_code.py", "'validation'", "'test'", ["code_test.py"])
+  root = tree(
+    tmp_path, f"import fixture_code as code\n\n\ndef test_it():\n  {test}\n"
+  )
+  mutant = Mutant(
+    "x", "fixture_code.py", "'validation'", "'test'", ["code_test.py"]
+  )
   assert mutants.fate(mutant, root) == fate
 
 

@@ -8,8 +8,14 @@ from pav_jax.models import transformer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.rollout import StepTargets
-from pav_jax.training import value_fitting
-from studies.scaling.analysis import Design, scaling, thin
+from pav_jax.training import target_splits, value_fitting
+from pav_jax.training.collect_seeds import Source, find_prefixes, owners
+from studies.scaling.analysis import (
+  Design,
+  completions_made,
+  scaling,
+  thin,
+)
 
 PROBLEM = Chain(horizon=2, modulus=4, operations=Chain().operations[:1])
 CONFIG = TransformerConfig(
@@ -26,7 +32,10 @@ CONFIG = TransformerConfig(
 
 
 def traces(start, stop, seeds, n=16):
-  """The teacher's responses, and counts from their exact values."""
+  """The teacher's responses, and counts from their exact values.
+
+  A prefix that traces of a problem share has one count, as collectors store it.
+  """
   ids = np.repeat(PROBLEM.problem_ids("train", start, stop), seeds)
   sample_id = np.tile(np.arange(seeds, dtype=np.int32), stop - start)
   rollout = PROBLEM.demonstrations(ids, sample_id)
@@ -34,7 +43,7 @@ def traces(start, stop, seeds, n=16):
   n = np.where(exists, n, 0).astype(np.int32)
   q = PROBLEM.teacher_values(rollout)
   c = np.random.default_rng(start).binomial(n, q)
-  c[:, 0] = np.repeat(c[::seeds, 0], seeds)  # the bare problem's, once
+  c = np.take_along_axis(c, owners(rollout), 0)
   return StepTargets(
     rollout.tokens,
     rollout.prefix_len,
@@ -47,6 +56,7 @@ def traces(start, stop, seeds, n=16):
 
 
 DATA = traces(0, 300, 4)
+OWNS = owners(DATA) == np.arange(len(DATA.tokens))[:, None]
 
 
 def design(**changes):
@@ -72,8 +82,7 @@ def test_fewer_completions_are_drawn_without_replacement():
   # Given c the mean is 4 c / n, the variance 4 p (1 - p) (n - 4) / (n - 1).
   p = c / n
   variance = 4 * p * (1 - p) * 12 / 15
-  own = labelled.copy()
-  own[:, 0] = DATA.sample_id == 0  # shared by a problem's traces
+  own = labelled & OWNS
   z = (drawn - 4 * p)[own].sum() / np.sqrt(variance[own].sum())
   assert abs(z) < 4
   ratio = np.square(drawn - 4 * p)[own].sum() / variance[own].sum()
@@ -85,10 +94,9 @@ def test_unlike_numbers_of_completions_are_even_on_a_logarithmic_scale():
   kept = thin(DATA, wanted, np.random.default_rng(0))
   n = kept.num_completions
   assert ((n > 0) == (DATA.num_completions > 0)).all()
-  assert (n[::4, 0] == n[3::4, 0]).all()  # the bare problem's, once
   assert (kept.num_correct <= n).all() and n.max() == 15
   # From 1 to 16 there are four doublings, and in the first are the ones alone.
-  own = n[:, 1:][n[:, 1:] > 0]
+  own = n[OWNS & (n > 0)]
   shares = [np.mean((own >= 2**i) & (own < 2 ** (i + 1))) for i in range(4)]
   np.testing.assert_allclose(shares, 0.25, atol=4 * (0.19 / len(own)) ** 0.5)
   for least, most in ((0, 4), (5, 4), (1, None)):
@@ -96,11 +104,67 @@ def test_unlike_numbers_of_completions_are_even_on_a_logarithmic_scale():
       design(num_completions=most, least_completions=least)
 
 
-def test_traces_of_a_problem_share_what_the_bare_problem_is_worth():
+@pytest.mark.parametrize("least", [None, 1])
+def test_what_traces_share_is_completed_once(least):
+  # Every prefix of a problem, bare or not, has one label, as the collector
+  # stores it: eight traces do not draw eight times from the same completions.
+  wanted = design(num_completions=4, least_completions=least, num_seeds=3)
+  kept = thin(DATA, wanted, np.random.default_rng(0))
+  labels = {}
+  for row, lengths in enumerate(kept.prefix_len):
+    for h in np.flatnonzero(kept.num_completions[row]):
+      key = kept.problem_id[row], kept.tokens[row, : lengths[h]].tobytes()
+      labels.setdefault(key, []).append(
+        (kept.num_correct[row, h], kept.num_completions[row, h])
+      )
+  shared = [x for (_, tokens), x in labels.items() if len(x) > 1]
+  assert len(shared) > 600  # more than the 300 bare problems
+  assert all(len(set(x)) == 1 for x in shared)
+  assert len({x[0] for x in shared}) > 2
+
+
+def test_completions_are_counted_as_a_collector_makes_them():
   kept = thin(DATA, design(num_completions=4), np.random.default_rng(0))
-  first = kept.num_correct[:, 0].reshape(300, 4)
-  np.testing.assert_array_equal(first, np.repeat(first[:, :1], 4, axis=1))
-  assert len(np.unique(first)) > 2
+  source = Source(PROBLEM, *[print] * 4, dead_are_free=False)
+  prefixes = find_prefixes(source, target_splits.rollout_of(kept))
+  np.testing.assert_array_equal(
+    completions_made(kept), 4 * prefixes.own.sum(-1)
+  )
+  # By hand: of two operations, the first trace pays for the bare problem and
+  # one step; what is shared the others have for nothing.
+  two = target_splits.take(kept, slice(1))
+  assert completions_made(two).tolist() == [8]
+  twice = jax.tree.map(lambda x: np.concatenate([x, x]), two)
+  assert completions_made(twice).tolist() == [8, 0]
+
+
+def test_a_budget_is_spent_on_the_problems_that_are_drawn_first():
+  wanted = design(num_completions=4)
+  whole = thin(DATA, wanted, np.random.default_rng(0))
+  order = np.random.default_rng(0).choice(
+    np.unique(DATA.problem_id), 300, replace=False
+  )
+  cost = {
+    i: completions_made(whole)[whole.problem_id == i].sum() for i in order
+  }
+  budget = sum(cost[i] for i in order[:40]) + cost[order[40]] - 1
+  kept = thin(
+    DATA, design(num_completions=4, budget=budget), np.random.default_rng(0)
+  )
+  assert set(kept.problem_id) == set(order[:40])
+  assert completions_made(kept).sum() == budget + 1 - cost[order[40]]
+  # The same completions as without a budget.
+  rows = np.isin(whole.problem_id, order[:40])
+  jax.tree.map(
+    np.testing.assert_array_equal, kept, target_splits.take(whole, rows)
+  )
+  total = sum(cost.values())
+  with pytest.raises(ValueError, match=f"cost {total} completions"):
+    thin(
+      DATA,
+      design(num_completions=4, budget=int(total) + 1),
+      np.random.default_rng(0),
+    )
 
 
 def test_seeds_and_problems_are_dropped_whole():
@@ -146,7 +210,7 @@ def test_a_study_measures_each_design_once(tmp_path, capsys):
 
   calls = []
 
-  def trunk(key, layout, fingerprint):
+  def backbone(key, layout, fingerprint):
     calls.append(key)
     return CONFIG, transformer.init(CONFIG, jax.random.key(0))
 
@@ -161,8 +225,8 @@ def test_a_study_measures_each_design_once(tmp_path, capsys):
       problem=PROBLEM,
       designs=designs,
       held_out=str(tmp_path / "held"),
-      trunk=trunk,
-      schedule=value_fitting.Schedule(
+      backbone=backbone,
+      schedule=value_fitting.VerifierSchedule(
         num_steps=steps, learning_rate=1e-3, batch_size=8
       ),
       chunk=3,
@@ -193,6 +257,6 @@ def test_a_study_measures_each_design_once(tmp_path, capsys):
       problem=PROBLEM,
       designs=[],
       held_out="",
-      trunk=trunk,
-      schedule=value_fitting.Schedule(num_steps=1, learning_rate=1.0),
+      backbone=backbone,
+      schedule=value_fitting.VerifierSchedule(num_steps=1, learning_rate=1.0),
     )
