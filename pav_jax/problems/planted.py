@@ -102,7 +102,7 @@ class Planted:
     return table
 
   def states(
-    self, tokens: Int[Array, "*B T"], prefix_len: Int[Array, "*B P"]
+    self, tokens: Int[ArrayLike, "*B T"], prefix_len: Int[ArrayLike, "*B P"]
   ) -> Int[Array, "*B P"]:
     """The automaton's state at every prefix; int32 in 0 … m + 1.
 
@@ -110,6 +110,7 @@ class Planted:
     marked dead here: no value of it differs, since nothing can follow.
     """
     transitions = jnp.asarray(self.transitions)
+    tokens, prefix_len = jnp.asarray(tokens), jnp.asarray(prefix_len)
 
     def advance(state, token):
       state = transitions[state, token]

@@ -51,7 +51,9 @@ def reads(monkeypatch):
   """Ids of the problems of each call; the teacher answers for the policy."""
   reads = []
 
-  def sample(self, params, key, prompts, lengths, ids, *, num_samples):
+  def sample(
+    self, params, key, prompts, lengths, ids, *, num_samples, first_sample=0
+  ):
     del params, key, prompts, lengths
     reads.append((set(ids.tolist()), self.config))
     sample_id = np.tile(np.arange(num_samples, dtype=np.int32), len(ids))

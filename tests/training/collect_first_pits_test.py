@@ -127,6 +127,7 @@ def test_wrong_traces_alone(teacher_source):
   np.testing.assert_array_equal(some.num_completions, wrong.num_completions)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_problems_without_a_state_give_no_traces(teacher_source):
   source = teacher_source()
   hopeless = dataclasses.replace(

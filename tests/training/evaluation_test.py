@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pav_jax.models.transformer_config import TransformerConfig
-from pav_jax.policies.for_problem import language_model
+from pav_jax.policies.for_problem import ProblemPolicy, language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.training.evaluation import Evaluation, evaluate
 
@@ -23,13 +23,11 @@ CONFIG = TransformerConfig(
 )
 
 
-class Forced:
+class Forced(ProblemPolicy):
   """Answers sample s of problem i correctly iff (i + s) is a multiple of 3."""
 
-  def sample(
-    self, params, key, prompts, prompt_len, problem_id, *, num_samples
-  ):
-    del params, key, prompt_len
+  def sample(self, params, key, problem_id, first_sample=0, *, num_samples=1):
+    del params, key, first_sample
     ids = np.repeat(problem_id, num_samples)
     sample_id = np.tile(np.arange(num_samples), len(problem_id))
     right = (ids + sample_id) % 3 == 0
@@ -41,6 +39,9 @@ class Forced:
     return PROBLEM.rollout(ids, responses, sample_id)
 
 
+FORCED = Forced(language_model(CONFIG, PROBLEM), PROBLEM)
+
+
 @pytest.mark.parametrize("rows_per_call", [1, 12, 1000])
 def test_counts_do_not_depend_on_how_samples_are_divided_into_calls(
   rows_per_call,
@@ -48,8 +49,8 @@ def test_counts_do_not_depend_on_how_samples_are_divided_into_calls(
   # Of samples 0 … 3 of problem i those with (i + s) % 3 == 0: 2 if 3 | i.
   ids = np.arange(7)
   found = evaluate(
-    Forced(),
-    None,
+    FORCED,
+    {},
     jax.random.key(0),
     PROBLEM,
     ids,
@@ -81,7 +82,12 @@ def test_a_language_model_is_sampled_and_graded():
   params = policy.init(jax.random.key(0))
   ids = PROBLEM.problem_ids("test", 0, 3)
   found = evaluate(
-    policy, params, jax.random.key(1), PROBLEM, ids, num_samples=2
+    ProblemPolicy(policy, PROBLEM),
+    params,
+    jax.random.key(1),
+    PROBLEM,
+    ids,
+    num_samples=2,
   )
   rollout = policy.sample(
     params,
@@ -101,8 +107,8 @@ def test_a_language_model_is_sampled_and_graded():
 def test_bad_input():
   with pytest.raises(ValueError, match="there are no problems"):
     evaluate(
-      Forced(),
-      None,
+      FORCED,
+      {},
       jax.random.key(0),
       PROBLEM,
       np.zeros(0, int),
@@ -110,8 +116,8 @@ def test_bad_input():
     )
   with pytest.raises(ValueError, match="num_samples is 0"):
     evaluate(
-      Forced(),
-      None,
+      FORCED,
+      {},
       jax.random.key(0),
       PROBLEM,
       np.zeros(1, int),
