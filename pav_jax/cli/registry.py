@@ -256,11 +256,6 @@ def register(*texts: str) -> None:
     _register(name)
 
 
-def register_all() -> None:
-  """Registers the whole table, which imports most of the package."""
-  register(*_PLACES)
-
-
 def _register(name: str) -> None:
   module, attribute = _PLACES[name]
   _registered.add(name)

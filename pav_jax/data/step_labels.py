@@ -227,9 +227,9 @@ def to_targets(traces: Sequence[Trace], problem: EncodesText) -> StepTargets:
 
   Returns:
     Step targets of numpy arrays: a label is one completion (n = 1), the bare
-    problem has none. Problems are numbered in the order in which their prompts
-    first come, and the traces of each likewise. T and P are as large as the
-    longest trace needs.
+    problem has none. Problems, and the traces of each, are numbered in the
+    order in which they first come. T and P are as large as the longest trace
+    needs.
 
   Raises:
     ValueError: if there are no traces, the vocabulary cannot produce the

@@ -190,7 +190,7 @@ def attend_shared(
       if they are among those of the row.
     shared: keys, rotated, and values of the group. Positions of keys come last,
       so that neighbours in memory are summed into different logits.
-    own: likewise of the row.
+    own: keys, rotated, and values of the row.
     shared_mask: True where a row sees a key of its group.
     own_mask: True where a row sees a key of its own.
     scale: products are multiplied by it.

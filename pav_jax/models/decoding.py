@@ -62,11 +62,11 @@ def prefill_hidden(
   """The backbone's output at some tokens of each text, and the text's cache.
 
   Args:
-    config: as of `prefill`, like the other arguments.
-    params: likewise.
-    tokens: likewise.
-    at: likewise.
-    layout: likewise.
+    config: the network's shape.
+    params: from `transformer.init`.
+    tokens: texts from position 0 on.
+    at: indices of tokens whose output is returned, each in 0 … S - 1.
+    layout: where arrays lie; None to leave that to the compiler.
   """
   x = transformer.embed(config, params, tokens, layout=layout)
   return prefill_stream(config, params, x, at, layout=layout)
@@ -83,11 +83,11 @@ def prefill_stream(
   """`prefill_hidden` from the residual stream before the first layer.
 
   Args:
-    config: as of `prefill`, like the other arguments.
-    params: likewise; the embedding is not read.
-    x: of texts from position 0 on.
-    at: likewise.
-    layout: likewise.
+    config: the network's shape.
+    params: from `transformer.init`; the embedding is not read.
+    x: the stream of texts from position 0 on.
+    at: indices of tokens whose output is returned, each in 0 … S - 1.
+    layout: where arrays lie; None to leave that to the compiler.
   """
   positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
   segments = jnp.zeros_like(positions)

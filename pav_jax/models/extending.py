@@ -80,14 +80,14 @@ def extend_stream(
   """`extend` from the residual stream before the first layer.
 
   Args:
-    config: as of `extend`, like the other arguments.
-    params: likewise; the embedding is not read.
-    x: of the new tokens.
-    index: likewise.
-    prefix_len: likewise.
-    shared: likewise.
-    own: likewise.
-    layout: likewise.
+    config: the network's shape.
+    params: the network's; the embedding is not read.
+    x: the stream at the new tokens.
+    index: tokens that each row has had behind its prefix, see `extend`.
+    prefix_len: tokens of each row's prefix, see `extend`.
+    shared: caches of the groups' prefixes.
+    own: caches of what each row has had behind its prefix.
+    layout: where arrays lie; None to leave that to the compiler.
   """
   layout = layout and layout.decoding
   groups, rows, num = x.shape[:3]
@@ -150,7 +150,8 @@ def attend_blocks(
   Args:
     query: rotated.
     shared: keys, rotated, and values of the group.
-    own: likewise of the row, those of its queries' own tokens among them.
+    own: keys, rotated, and values of the row, its queries' own tokens among
+      them.
     shared_mask: True where a query sees a key of its group.
     own_mask: True where it sees a key of its row.
     scale: products are multiplied by it.

@@ -13,7 +13,7 @@ A JSON file is an object with the strings `problem`, `level`, `type` and
 `test/precalculus/807.json`, and `answer`.
 
     train        of `train/`, without what is nearly a problem of test_500
-    validation   one in 15 of `train/`, likewise
+    validation   one in 15 of `train/`, with the same left out
     test_500     the 500 problems
     test_rest    the other problems of `test/`, without what is nearly one of
                  the 500 problems, and so fit to be trained on

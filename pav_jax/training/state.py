@@ -21,23 +21,6 @@ from pav_jax import files
 from pav_jax.checks import check_finite
 from pav_jax.models import partitioning
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-  """What one iteration hands to the next.
-
-  Attributes:
-    params: of the policy.
-    update: state of the update, an optimiser's for instance.
-    baseline: state of the baseline.
-  """
-
-  params: PyTree
-  update: PyTree
-  baseline: PyTree
-
-
 _FINGERPRINT = "fingerprint"
 # In the name of a checkpoint that orbax is writing.
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -170,7 +153,7 @@ class Checkpoints:
 
     Args:
       iteration: number of iterations done.
-      state: after them, a dataclass of pytrees such as `TrainState`.
+      state: after them, a dataclass of pytrees such as `RlState`.
       seconds: the run's wall time so far.
 
     Raises:
@@ -284,16 +267,6 @@ class Checkpoints:
         "to start afresh"
       )
     return restored
-
-  @property
-  def saved_fingerprint(self) -> str | None:
-    """That of the newest checkpoint; None if it has none, or there is none."""
-    if self.newest is None:
-      return None
-    meta = self._manager.restore(
-      self.newest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-    ).meta
-    return meta["config"].get(_FINGERPRINT)
 
   @property
   def newest(self) -> int | None:

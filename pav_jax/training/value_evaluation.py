@@ -293,7 +293,7 @@ def first_errors(
 
   Args:
     validation: scores [N, H], mask [N, H] of steps that exist, labels [N].
-    test: likewise.
+    test: the same three, of the samples that are reported on.
 
   Returns:
     `threshold`, `erroneous`, `correct` and `f1`, see
