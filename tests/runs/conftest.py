@@ -22,10 +22,12 @@ def start(number, workdir, gin_file, *bindings, devices=1, command=None):
   """
   environment = os.environ | {
     "PYTHONPATH": str(ROOT),
+    # On a machine that does much else at once, devices and processes may be
+    # late for one another: by default XLA ends a program after 40 seconds.
     "XLA_FLAGS": re.sub(
       r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]
-    ),
-    # On a machine that does much else at once, they may be late.
+    )
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=300",
     "PAV_HEARTBEAT_SECONDS": "60",
   }
   if number > 1:

@@ -12,6 +12,7 @@ from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.for_problem import ProblemPolicy
 from pav_jax.policies.language_model import LanguageModel
+from pav_jax.problems.countdown import Countdown
 from pav_jax.provers.best_of_k import BestOfK
 from pav_jax.provers.rollout_values import ClosedForm
 from pav_jax.training import sft
@@ -208,8 +209,9 @@ def test_reinforcement_gives_the_next_state(update):
   prover = BestOfK(ClosedForm(lambda rollout: None), 4.0)
   arm = Arm("a", estimator, update, prover)
   layout = layout_of("cpu")
-  policy = ProblemPolicy(policy_of(TRAINED), None)
-  trainer = Trainer(arm, policy, None, Hosted(layout), ROWS, 1)
+  problem = Countdown()
+  policy = ProblemPolicy(policy_of(TRAINED), problem)
+  trainer = Trainer(arm, policy, problem, Hosted(layout), ROWS, 1)
   program = compiled_programs.reinforcement(
     trainer, num_tokens=PROMPT + RESPONSE
   )

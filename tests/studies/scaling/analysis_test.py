@@ -1,4 +1,5 @@
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from pav_jax.models import transformer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
+from pav_jax.provers.completions import CompleteFn
 from pav_jax.rollout import StepTargets
 from pav_jax.training import target_splits, value_fitting
 from pav_jax.training.collect_seeds import Source, find_prefixes, owners
@@ -125,7 +127,8 @@ def test_what_traces_share_is_completed_once(least):
 
 def test_completions_are_counted_as_a_collector_makes_them():
   kept = thin(DATA, design(num_completions=4), np.random.default_rng(0))
-  source = Source(PROBLEM, *[print] * 4, dead_are_free=False)
+  unused = mock.create_autospec(CompleteFn, instance=True)
+  source = Source(PROBLEM, print, *[unused] * 3, dead_are_free=False)
   prefixes = find_prefixes(source, target_splits.rollout_of(kept))
   np.testing.assert_array_equal(
     completions_made(kept), 4 * prefixes.own.sum(-1)
