@@ -49,6 +49,7 @@ CONFIGURABLES = {
     "preset": "preset",
   },
   "pav_jax.models.transformer_config": {
+    "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
   "pav_jax.models.value_network": {
