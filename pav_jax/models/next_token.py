@@ -28,8 +28,9 @@ def read(
   """Applies a function to the logits after hidden states.
 
   On each device logits exist for at most `MAX_LOGITS` tokens and positions at a
-  time (or those of one position), and are computed again for the gradient. The
-  parts share the output layer, which devices fetch from each other once.
+  time (or those of one position); where those are not all, they are computed
+  again for the gradient. The parts share the output layer, which devices fetch
+  from each other once.
 
   Args:
     config: the network's shape.
@@ -45,7 +46,6 @@ def read(
   output = constrain(layout, params[name], "vocab", "residual")
   params = {**params, name: output}
 
-  @jax.checkpoint
   def part(args):
     hidden, tokens = args
     hidden = constrain(layout, hidden, "batch", "length", "residual")
@@ -62,7 +62,7 @@ def read(
   hidden = jnp.pad(hidden, ((0, 0), room, (0, 0)))
   tokens = jnp.pad(tokens, ((0, 0), room))
   found = jax.lax.map(
-    part,
+    jax.checkpoint(part),
     (
       hidden.reshape(batch, num, size, width).swapaxes(0, 1),
       tokens.reshape(batch, num, size).swapaxes(0, 1),

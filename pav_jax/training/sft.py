@@ -16,6 +16,7 @@ from pav_jax.data.packing import Batches
 from pav_jax.models import adapters, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.policies import sampling
 from pav_jax.rollout import PackedTokens
 from pav_jax.training import fitting
 from pav_jax.training.fitting import FitState, Fitter, LearningRates
@@ -188,17 +189,24 @@ def loss(
     layout: where activations lie.
   """
   batch = jax.tree.map(jnp.asarray, batch)
-  logits = transformer.apply(
+  hidden = transformer.hidden_states(
     config,
     params,
     batch.tokens,
     positions=batch.positions,
     segments=batch.segments,
     layout=layout,
-  )[:, :-1]
-  target, learnt = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-  return jnp.sum(jnp.where(learnt, loss, 0.0)) / jnp.maximum(learnt.sum(), 1)
+  )
+  logp = sampling.logp_of_next(
+    config,
+    params,
+    hidden[:, :-1],
+    batch.tokens[:, 1:],
+    temperature=1.0,
+    layout=layout,
+  )
+  learnt = batch.loss_mask[:, 1:]
+  return -jnp.sum(jnp.where(learnt, logp, 0.0)) / jnp.maximum(learnt.sum(), 1)
 
 
 def train_step(
