@@ -47,7 +47,7 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "bench": ["math-verify", "torch", "transformers"],
+    "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
     "math": MATH,
     "tpu": ["jax[tpu]"],
