@@ -49,6 +49,7 @@ CONFIGURABLES = {
     "preset": "preset",
   },
   "pav_jax.models.transformer_config": {
+    "KeptTokens": "KeptTokens",
     "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
@@ -57,6 +58,7 @@ CONFIGURABLES = {
   },
   "pav_jax.policies.for_problem": {
     "language_model": "language_model",
+    "used_tokens": "used_tokens",
   },
   "pav_jax.policies.language_model": {
     "LanguageModel": "LanguageModel",

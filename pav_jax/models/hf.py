@@ -376,6 +376,11 @@ def save(
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
+  if config.lora is not None or config.kept is not None:
+    raise ValueError(
+      f"the configuration has lora {config.lora} and kept {config.kept}, "
+      "expected neither: `adapters.merge` and `trimming.restore` undo them"
+    )
   fields = families.to_fields(config, token_ids or {})
   side = identity and hf_vocabulary.checked_side(identity, config)
   _check_params(config, params)

@@ -37,14 +37,15 @@ def read(
     params: its parameters.
     hidden: from `transformer.hidden_states`.
     tokens: that follow.
-    reader: of logits of the next token and the token that follows; position by
-      position.
+    reader: of logits of the next token and the place of the token that follows
+      among them; position by position.
     layout: where arrays lie; None to leave that to the compiler.
   """
   batch, length, width = hidden.shape
   name = transformer.output_layer(config)
   output = constrain(layout, params[name], "vocab", "residual")
   params = {**params, name: output}
+  tokens = transformer.places(config, tokens)
 
   def part(args):
     hidden, tokens = args
@@ -54,7 +55,7 @@ def read(
     return reader(logits, tokens)
 
   shards = 1 if layout is None else layout.num_shards("batch", "vocab")
-  size = max(MAX_LOGITS * shards // (batch * config.vocab_size), 1)
+  size = max(MAX_LOGITS * shards // (batch * config.num_outputs), 1)
   if size >= length:
     return part((hidden, tokens))
   num = -(-length // size)
