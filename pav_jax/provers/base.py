@@ -82,7 +82,14 @@ class Prover(Protocol):
 
 
 class FixedProver:
-  """A prover that is made of no policy in training."""
+  """A prover that is made of no policy in training.
+
+  Attributes:
+    placement: "host", which any function may be; a subclass that is pure JAX
+      and a pytree says "device". Of the class.
+  """
+
+  placement: typing.ClassVar[Placement] = "host"
 
   def with_policy(self, policy: Any, params: PyTree) -> Prover:
     """Itself."""
