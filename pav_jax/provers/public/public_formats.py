@@ -1,12 +1,12 @@
 """Files of public reward models: which format they are of, and their readers.
 
-| format | files | how a step is scored |
+| format | files | score of a step |
 |---|---|---|
-| `token_classification` | `…ForTokenClassification`, one or two labels | softmax, label 1 |
-| `qwen_prm` | `Qwen2ForProcessRewardModel`: Linear, ReLU, Linear | softmax, label 1 |
-| `plus_minus` | a causal model; tokens `good` and `bad` | softmax over both, at the mark |
-| `assistant_plus` | a causal model; tokens `good` and `bad` | the same where the mark is predicted |
-| `v_head` | a decoder and `v_head.summary` | sigmoid |
+| `token_classification` | one or two labels | softmax, label 1 |
+| `qwen_prm` | Linear, ReLU, Linear; as above | softmax, label 1 |
+| `plus_minus` | causal | `good` against `bad`, at the mark |
+| `assistant_plus` | causal | the same where the mark is predicted |
+| `v_head` | `v_head.summary` | sigmoid |
 
 Code that comes with a checkpoint is never run: a head is read by the names of
 its tensors.
@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.models import hf, transformer
+from pav_jax.models import hf, sources, tokenizer_files, transformer
 from pav_jax.models.partitioning import Layout
+from pav_jax.models.tokenizer import Tokenizer
 from pav_jax.provers.base import Prover
 from pav_jax.provers.public import step_joining
 from pav_jax.provers.public.reencoding import AS_SAMPLED
@@ -70,7 +71,7 @@ FORMATS: Mapping[str, _Form] = {
 
 def load(
   path: str | os.PathLike,
-  format: Format | None = None,  # noqa: A002, others rely on the name
+  format: Format | None = None,
   *,
   good: int | None = None,
   bad: int | None = None,
@@ -85,7 +86,8 @@ def load(
   """Reads a public reward model, or a verifier that `export` wrote.
 
   Args:
-    path: a directory with config.json and safetensors, in one file or several.
+    path: a directory with config.json and safetensors, in one file or several,
+      or another source of `models.load`.
     format: one of `FORMATS`; None to tell by config.json and the names of
       tensors, which it cannot for causal models.
     good: the token of a good step, for `plus_minus` and `assistant_plus`
@@ -95,8 +97,8 @@ def load(
       for, or what our side file says.
     joining: of problem and steps; None for that of the format's authors, or
       what our side file says. TRL's and PURE's separators are the model's own.
-    tokenizer: of the model; None if steps are to be encoded by one that is
-      named later, or not at all.
+    tokenizer: of the model; None for tokenizer.json beside it, if there is
+      one, else one that is named later.
     layout: how to split the decoder over devices; None for `mesh`.
     mesh: from `make_mesh`; None for one device.
     dtype: of computation, such as "bfloat16"; None for that of the parameters.
@@ -109,8 +111,8 @@ def load(
   """
   if layout is None and mesh is not None:
     layout = Layout(mesh)
-  path = pathlib.Path(path)
-  format = _told(path) if format is None else format  # noqa: A001
+  path = sources.resolve(path)
+  format = _told(path) if format is None else format
   if format not in FORMATS:
     raise ValueError(
       f"format is {format!r}, expected one of {', '.join(FORMATS)}, or None to "
@@ -152,7 +154,7 @@ def load(
     softcap=softcap,
     layout=layout,
     joining=joining,
-    tokenizer=tokenizer,
+    tokenizer=tokenizer or _beside(path),
     fingerprint=side.get("fingerprint"),
   )
 
@@ -172,13 +174,13 @@ def implicit(
   """Reads two causal models whose log-ratio is a reward.
 
   Args:
-    policy: directory of π: an implicit reward model, as EurusPRM; or a policy
+    policy: source of π: an implicit reward model, as EurusPRM; or a policy
       after reinforcement learning.
-    reference: directory of π_ref: what training began with.
+    reference: source of π_ref: what training began with.
     beta: β > 0: 0.05 of the implicit reward models of arXiv 2412.01981, 0.001
       where EurusPRM's authors score, 1 for the progress advantage.
     joining: of problem and steps; None for EurusPRM's.
-    tokenizer: of both models; None if it is named later.
+    tokenizer: of both models; None for tokenizer.json beside the first.
     layout: as of `load`, like those that follow.
     mesh: from `make_mesh`.
     dtype: of computation.
@@ -190,10 +192,11 @@ def implicit(
   """
   if layout is None and mesh is not None:
     layout = Layout(mesh)
+  paths = [sources.resolve(path) for path in (policy, reference)]
   configs, params = zip(
     *(
       hf.load(path, layout=layout, dtype=dtype, param_dtype=param_dtype)
-      for path in (policy, reference)
+      for path in paths
     ),
     strict=True,
   )
@@ -208,7 +211,7 @@ def implicit(
     beta=beta,
     layout=layout,
     joining=joining or step_joining.ChatAnswer(),
-    tokenizer=tokenizer,
+    tokenizer=tokenizer or _beside(paths[0]),
   )
 
 
@@ -253,6 +256,24 @@ def implicit_prover(
     **options: of `implicit`.
   """
   return implicit(policy, reference, beta, **options).prover(problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelTokenizer(Tokenizer):
+  """A tokenizer as a reward model was trained with it.
+
+  It may put a space before each text, or change characters: nothing is decoded
+  with it, and joinings encode what the models' authors encode.
+  """
+
+  def __post_init__(self):
+    """Takes tokenizers that `Tokenizer` refuses."""
+    object.__setattr__(self, "path", os.fspath(self.path))
+
+
+def _beside(path: pathlib.Path) -> EncodesText | None:
+  there = (path / tokenizer_files.TOKENIZER).exists()
+  return ModelTokenizer(os.fspath(path)) if there else None
 
 
 def _told(path: pathlib.Path) -> str:

@@ -7,6 +7,7 @@ the model scores becomes values of prefixes by a named rule (`score_meanings`).
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,6 @@ from pav_jax.provers.public.step_joining import (
   EncodesText,
   Joined,
   Joining,
-  SeparatedSteps,
 )
 from pav_jax.provers.verifier import Verifier
 from pav_jax.rollout import Rollout
@@ -38,19 +38,19 @@ class PublicReader(abc.ABC):
 
   Attributes:
     params: of its networks.
-    layout: how these lie on a mesh; None for one device.
     joining: how its authors join a problem and steps, or `AS_SAMPLED`.
     tokenizer: of the model; None if there is none beside it.
     fingerprint: of the tokens and delimiter of a model that reads a policy's
       own, see `problems.vocabulary.fingerprint`; None where it is not known.
+    layout: how the parameters lie on a mesh; None for one device.
     meaning: of its scores, see `score_meanings`.
   """
 
   params: Any
-  layout: Layout | None = dataclasses.field(default=None, repr=False)
-  joining: Joining | Literal["as_sampled"] = SeparatedSteps()
+  joining: Joining | Literal["as_sampled"]
   tokenizer: EncodesText | None = None
   fingerprint: str | None = None
+  layout: Layout | None = dataclasses.field(default=None, repr=False)
 
   @property
   @abc.abstractmethod
@@ -113,7 +113,7 @@ class PublicReader(abc.ABC):
 
     Raises:
       ValueError: if rule and meaning do not go together, there is no tokenizer,
-        or the model reads a policy's own tokens and those are not the problem's.
+        or the model reads a policy's own tokens, and not this problem's.
     """
     rule = score_meanings.checked_rule(self.meaning, rule)
     joining = self.joining if joining is None else joining
@@ -278,7 +278,7 @@ def _texts(
   """The texts of a problem and of the steps up to one that is no text."""
   vocabulary, steps = problem.vocabulary, []
   asked = problem.decode_problem(tokens[: prefix_len[0]])
-  for start, stop in zip(prefix_len[:-1], prefix_len[1:], strict=True):
+  for start, stop in itertools.pairwise(prefix_len):
     ids = tokens[start:stop]
     if len(ids) and ids[-1] == vocabulary.eos_id:
       ids = ids[:-1]

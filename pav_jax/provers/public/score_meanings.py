@@ -1,9 +1,9 @@
 """What the score of a step means, and the values of prefixes made of scores.
 
-| meaning | a step's score is | rules that make prefix values |
+| meaning | score of a step | rules that make prefix values |
 |---|---|---|
-| `value` | the probability that the prefix it ends is completed right | `last` |
-| `correctness` | the probability that the step is right, if those before are | `product`, `minimum`, `last` |
+| `value` | P(the prefix is completed right) | `last` |
+| `correctness` | P(the step is right) | `product`, `minimum`, `last` |
 | `log_ratio` | β log π/π_ref of its tokens, in nats | `sigmoid` |
 
 A product of values, or the sigmoid of a correctness, is no value of anything;

@@ -1,16 +1,16 @@
-r"""How the authors of a reward model join a problem and steps into one sequence.
+r"""How the authors of a reward model join a problem and steps.
 
 A joining is `(tokenizer, problem, steps) -> Joined`. Texts of steps come from
 where they were sampled, without what ends them, and are never found again in a
 joined text. Models were trained on one way of joining, and another costs: of a
 published model the F1 on ProcessBench moved from 56 to 60.
 
-| joining | of | sequence, with the mark of each step in brackets |
+| joining | of | sequence, marks in brackets |
 |---|---|---|
-| `SeparatedSteps` | TRL's trainer, PURE, Skywork | `problem step [\n] step [\n]` |
-| `ChatSteps` | Qwen2.5-Math-PRM | chat with its system prompt; `step [<extra_0>] step [<extra_0>]` |
+| `SeparatedSteps` | TRL, PURE, Skywork | `problem step[\n]step[\n]` |
+| `ChatSteps` | Qwen2.5-Math-PRM | chat; `step[<extra_0>]step[<extra_0>]` |
 | `TaggedSteps` | Math-Shepherd | `problem step [ки]\nstep [ки]` |
-| `TurnSteps` | RLHFlow | each step a user's turn, each answered by `[+]` |
+| `TurnSteps` | RLHFlow | chat; each step asked, and answered by `[+]` |
 | `ChatAnswer` | EurusPRM | chat; `step[\n\n]step[\n\n]` |
 
 In all of them what stands up to a mark does not depend on what follows, so that
