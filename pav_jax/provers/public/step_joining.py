@@ -48,6 +48,7 @@ class Joined(NamedTuple):
   begin: int
 
 
+@runtime_checkable
 class Joining(Protocol):
   """A way of joining; a frozen dataclass, so that it has a name and `repr`."""
 
