@@ -28,6 +28,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.rollout import Rollout
@@ -455,7 +456,7 @@ def described(prover: Prover, digest: Callable[[PyTree], str]) -> str:
       return inner.with_params(digest(inner.params), None)
     return inner
 
-  return repr(_on_innermost(summarize, prover))
+  return describe(_on_innermost(summarize, prover))
 
 
 def _on_innermost(fn: Callable, prover: Prover) -> Prover:
