@@ -54,6 +54,7 @@ setup(
     "hf": HF,
     "hub": ["huggingface_hub"],
     "math": MATH,
+    "serve": ["starlette", "uvicorn"],
     "tpu": ["jax[tpu]"],
     "test": TEST,
     "all": TEST + DATA + HF + MATH,

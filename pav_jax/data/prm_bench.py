@@ -239,7 +239,7 @@ def _summary(judged: list[_Judged], kind: str = "") -> dict[str, float]:
     "step_accuracy": _ratio(right + caught, len(valid)),
     "correct_step_accuracy": _ratio(right, right + refused),
     "wrong_step_accuracy": _ratio(caught, caught + missed),
-    "first_error_accuracy": _ratio(len(first) - sum(first), len(first)),
+    "first_error_accuracy": _ratio(len(first) - int(sum(first)), len(first)),
     "similarity": _ratio(float(sum(distance)), len(distance)),
   }
 

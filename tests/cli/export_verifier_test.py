@@ -23,6 +23,7 @@ CONFIG = dataclasses.replace(
   head_dim=8,
   mlp_width=16,
   max_length=64,
+  query_pre_attn_scalar=8.0,
 )
 
 

@@ -33,10 +33,6 @@ from pav_jax.provers.public.score_meanings import RULES, Meaning, Rule, Start
 from pav_jax.provers.public.step_joining import EncodesText, Joining
 from pav_jax.provers.public.step_reader import LogRatioReader, StepReader
 
-Format = Literal[
-  "token_classification", "qwen_prm", "plus_minus", "assistant_plus", "v_head"
-]
-
 # In the side file of a verifier that we wrote, see `token_classifier`.
 SCORES = "scores"
 
@@ -71,7 +67,7 @@ FORMATS: Mapping[str, _Form] = {
 
 def load(
   path: str | os.PathLike,
-  format: Format | None = None,
+  format: str | None = None,
   *,
   good: int | None = None,
   bad: int | None = None,
