@@ -31,7 +31,7 @@ def export_verifier(flags: argparse.Namespace) -> str:
   identity = hf.read_side(flags.verifier)
   if identity is None:
     raise ValueError(
-      f"{flags.verifier} does not say of which vocabulary and delimiter it is, "
+      f"{flags.verifier} says no vocabulary and delimiter, "
       "expected a verifier that a run wrote"
     )
   fields = hf.read_config(flags.verifier)

@@ -176,19 +176,19 @@ def _joined(
   value: dict[str, Any], marks: Any, served: Served, where: str
 ) -> tuple[list[int], list[int]]:
   """A problem's and its steps' tokens, and marks."""
-  problem, steps = value.get("problem"), value.get("steps")
-  if not isinstance(problem, str) or not (
+  asked, steps = value.get("problem"), value.get("steps")
+  if not isinstance(asked, str) or not (
     isinstance(steps, list)
     and steps
     and all(isinstance(step, str) and step for step in steps)
   ):
     raise ValueError(
-      f"{where} has problem {problem!r:.40} and steps {steps!r:.40}, expected "
+      f"{where} has problem {asked!r:.40} and steps {steps!r:.40}, expected "
       "a text and texts, none of these empty"
     )
   if marks is not None or served.join is None:
     raise ValueError(
       f"{where} is joined here, expected a model with a tokenizer and no mark"
     )
-  joined = served.join(problem, steps)
+  joined = served.join(asked, steps)
   return joined.tokens, joined.marks

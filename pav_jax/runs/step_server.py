@@ -277,7 +277,7 @@ async def _answer(
 
 
 async def _body(request: Any, most: int) -> bytes:
-  """The body, of which no more than `most` bytes are held."""
+  """The body; no more than `most` bytes of it are held."""
   parts, size = [], 0
   async for part in request.stream():
     size += len(part)

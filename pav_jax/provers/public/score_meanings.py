@@ -58,7 +58,7 @@ def checked_rule(meaning: str, rule: str | None) -> str:
 
 
 def checked_start(meaning: str, start: str | None) -> str:
-  """How a bare problem, of which public models say nothing, is valued.
+  """How a bare problem is valued: public models say nothing about it.
 
   "one": nothing is wrong yet, the value of an empty product. "half": nothing
   is known, which is also what a log-ratio of no tokens gives. "read": at the

@@ -93,7 +93,7 @@ class SeparatedSteps:
       parts = [_ids(tokenizer, step + self.separator) for step in steps]
     else:
       parts = [_ids(tokenizer, step) + end for step in steps]
-    return _chained(prompt, parts)
+    return _behind(prompt, parts)
 
 
 PURE = SeparatedSteps("\n\n")
@@ -240,12 +240,12 @@ class ChatAnswer:
     """See `Joining`."""
     _special(tokenizer, "<|im_start|>")
     prompt = _ids(tokenizer, _chat(self.system, problem))
-    return _chained(
+    return _behind(
       prompt, (_ids(tokenizer, step + self.separator) for step in steps)
     )
 
 
-def _chained(prompt: list[int], parts: Iterable[list[int]]) -> Joined:
+def _behind(prompt: list[int], parts: Iterable[list[int]]) -> Joined:
   """Steps behind a prompt, each marked at its last token."""
   tokens, marks = list(prompt), []
   for part in parts:
@@ -264,7 +264,7 @@ def _beginning(tokenizer: EncodesText) -> list[int]:
 
 
 def _encoded(tokenizer: EncodesText, text: str) -> list[int]:
-  """The tokens of a text, of which there has to be one."""
+  """The tokens of a text, at least one."""
   ids = _ids(tokenizer, text)
   if not ids:
     raise ValueError(f"{text!r} has no token, expected at least one")

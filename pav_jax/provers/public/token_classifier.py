@@ -16,7 +16,7 @@ from pav_jax.provers.public.reencoding import AS_SAMPLED
 
 _LABELS = {"0": "fails", "1": "succeeds"}
 _CAUSAL, _CLASSIFIER = "ForCausalLM", "ForTokenClassification"
-# Families of which transformers has a token classifier.
+# Families that transformers has a token classifier for.
 _SERVED = ("gemma2", "llama", "mistral", "qwen2", "qwen3")
 
 
@@ -57,8 +57,8 @@ def export(
     )
   if backbone.family not in _SERVED:
     raise ValueError(
-      f"the decoder's family is {backbone.family}, of which transformers has "
-      f"no token classifier; expected one of {', '.join(_SERVED)}"
+      f"the decoder's family is {backbone.family}, and transformers has no "
+      f"token classifier for it; expected one of {', '.join(_SERVED)}"
     )
   head = params["head"]
   check_finite("parameters", head)

@@ -120,7 +120,7 @@ def test_what_no_token_classifier_has_is_refused_by_name(tmp_path):
       tmp_path / "v", VerifierConfig(CONFIG, 2), PARAMS, identity=IDENTITY
     )
   gemma = dataclasses.replace(preset("tiny"), family="gemma3")
-  with pytest.raises(ValueError, match="family is gemma3, of which"):
+  with pytest.raises(ValueError, match="family is gemma3, and"):
     public.export(
       tmp_path / "v", VerifierConfig(gemma), PARAMS, identity=IDENTITY
     )
