@@ -22,6 +22,8 @@ DATA = [
   f"importlib_resources; {SEQIO}",  # as dill: for data sets of one's own
 ]
 MATH = ["mpmath"]
+# Tokenizers and chat templates of other models, and GGUF files.
+HF = ["gguf", "jinja2>=3.1.6", "tokenizers"]
 
 setup(
   name="pav_jax",
@@ -49,9 +51,12 @@ setup(
   extras_require={
     "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
+    "hf": HF,
+    "hub": ["huggingface_hub"],
     "math": MATH,
+    "serve": ["starlette", "uvicorn"],
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + MATH,
+    "all": TEST + DATA + HF + MATH,
   },
 )
