@@ -49,7 +49,7 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "bench": ["math-verify", "torch", "transformers"],
+    "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
     "hf": HF,
     "hub": ["huggingface_hub"],

@@ -52,6 +52,8 @@ CONFIGURABLES = {
     "Tokenizer": "Tokenizer",
   },
   "pav_jax.models.transformer_config": {
+    "KeptTokens": "KeptTokens",
+    "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
   "pav_jax.models.value_network": {
@@ -59,6 +61,7 @@ CONFIGURABLES = {
   },
   "pav_jax.policies.for_problem": {
     "language_model": "language_model",
+    "used_tokens": "used_tokens",
   },
   "pav_jax.policies.language_model": {
     "LanguageModel": "LanguageModel",
