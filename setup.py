@@ -22,6 +22,7 @@ DATA = [
   f"importlib_resources; {SEQIO}",  # as dill: for data sets of one's own
 ]
 MATH = ["mpmath"]
+GYM = ["reasoning-gym"]
 
 setup(
   name="pav_jax",
@@ -49,9 +50,10 @@ setup(
   extras_require={
     "bench": ["math-verify", "torch", "transformers"],
     "data": DATA,
+    "gym": GYM,
     "math": MATH,
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + MATH,
+    "all": TEST + DATA + MATH + GYM,
   },
 )

@@ -75,6 +75,17 @@ CONFIGURABLES = {
   "pav_jax.problems.gsm8k": {
     "GSM8K": "GSM8K",
   },
+  "pav_jax.problems.gym": {
+    "GymGrader": "GymGrader",
+    "ReasoningGym": "ReasoningGym",
+    "TemplateGym": "TemplateGym",
+  },
+  "pav_jax.problems.gym_solvers": {
+    "answer_alone": "answer_alone",
+    "binary_alternation": "binary_alternation",
+    "knights_knaves": "knights_knaves",
+    "simple_equations": "simple_equations",
+  },
   "pav_jax.problems.mathematics": {
     "MATH": "MATH",
   },

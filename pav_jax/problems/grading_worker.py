@@ -41,10 +41,24 @@ def _symbolic() -> Callable[[str, str], bool]:
   return functools.lru_cache(maxsize=4096)(answer_equality.equal)
 
 
+def _gym_draw() -> Callable[..., Any]:
+  from pav_jax.problems import gym_entries
+
+  return gym_entries.draw
+
+
+def _gym_score() -> Callable[..., Any]:
+  from pav_jax.problems import gym_entries
+
+  return gym_entries.score
+
+
 # What a process can be asked to do: each imports what it needs.
 TASKS = {
   "same": _same,
   "symbolic": _symbolic,
+  "gym_draw": _gym_draw,
+  "gym_score": _gym_score,
 }
 
 
