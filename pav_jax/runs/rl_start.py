@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from pav_jax.files import describe
 from pav_jax.models import hf
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.base import Policy
@@ -89,7 +90,7 @@ class PolicyCheckpoint:
         "others are not the policy that is trained"
       )
     policy = ProblemPolicy(model, problem)
-    identity = {"policy": repr(policy), "start": sha256(params)}
+    identity = {"policy": describe(policy), "start": sha256(params)}
     return Start(policy, params, False, identity, _export)
 
 
@@ -119,8 +120,8 @@ class FreshPolicy:
       return self.init_params(self.policy, Stream.PARAMS.of(key))
 
     identity = {
-      "policy": repr(self.policy),
-      "init_params": repr(self.init_params),
+      "policy": describe(self.policy),
+      "init_params": describe(self.init_params),
     }
     params = jax.jit(jax.vmap(of_seed))(keys)
     return Start(self.policy, params, True, identity)
