@@ -22,6 +22,8 @@ DATA = [
   f"importlib_resources; {SEQIO}",  # as dill: for data sets of one's own
 ]
 MATH = ["mpmath"]
+# Tokenizers and chat templates of other models, and GGUF files.
+HF = ["gguf", "jinja2>=3.1.6", "tokenizers"]
 GYM = ["reasoning-gym"]
 
 setup(
@@ -51,9 +53,11 @@ setup(
     "bench": ["math-verify", "torch", "transformers"],
     "data": DATA,
     "gym": GYM,
+    "hf": HF,
+    "hub": ["huggingface_hub"],
     "math": MATH,
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + MATH + GYM,
+    "all": TEST + DATA + GYM + HF + MATH,
   },
 )

@@ -48,6 +48,9 @@ CONFIGURABLES = {
   "pav_jax.models.presets": {
     "preset": "preset",
   },
+  "pav_jax.models.tokenizer": {
+    "Tokenizer": "Tokenizer",
+  },
   "pav_jax.models.transformer_config": {
     "TransformerConfig": "TransformerConfig",
   },

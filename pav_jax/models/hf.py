@@ -4,8 +4,6 @@ Nothing is ever unpickled.
 """
 
 import contextlib
-import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -19,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jax.sharding import NamedSharding
 
 from pav_jax import files
 from pav_jax.checks import check_finite
@@ -27,6 +24,7 @@ from pav_jax.models import (
   families,
   hf_tensors,
   hf_vocabulary,
+  loading,
   partitioning,
   transformer,
 )
@@ -37,8 +35,6 @@ from pav_jax.models.transformer_config import TransformerConfig
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -151,107 +147,7 @@ class _Source(NamedTuple):
     return self.file.get_slice(self.name).get_dtype()
 
   def read(self) -> np.ndarray:
-    """The tensor, whose numbers are finite."""
-    x = self.file.get_tensor(self.name)
-    # In parts, so that the host does not hold as many truth values.
-    for part in np.array_split(x.reshape(-1), -(-x.size // 2**24)):
-      if not np.isfinite(part).all():
-        raise ValueError(
-          f"tensor {self.name} holds numbers that are not finite, expected none"
-        )
-    return x
-
-
-def _sources(
-  config: TransformerConfig,
-  files: Mapping[str, safetensors.safe_open],
-  expected: dict[str, Tensor],
-) -> dict[str, _Source]:
-  """Where the tensors of a decoder are, checked but not read.
-
-  An output layer beside a tied embedding may be there too, if it is equal.
-  """
-  names = hf_tensors.names_in_file(config, files)
-  every = {ours: _Source(files[name], name) for ours, name in names.items()}
-  for name in expected:
-    if name not in every:
-      raise ValueError(f"tensor {name} is missing")
-  for name, source in every.items():
-    tensor = expected.get(name)
-    if tensor is None and name == hf_tensors.OUTPUT:
-      tensor = expected[hf_tensors.EMBEDDING]
-    if tensor is None:
-      raise ValueError(
-        f"tensor {source.name} is not one of this architecture's"
-      )
-    if source.shape != tensor.shape:
-      raise ValueError(
-        f"tensor {source.name} has shape {source.shape}, expected "
-        f"{tensor.shape}"
-      )
-    if source.dtype not in _DTYPES:
-      raise ValueError(
-        f"tensor {source.name} has type {source.dtype}, expected one of "
-        f"{tuple(_DTYPES)}"
-      )
-  if hf_tensors.OUTPUT not in expected and hf_tensors.OUTPUT in every:
-    output = every.pop(hf_tensors.OUTPUT)
-    if not np.array_equal(output.read(), every[hf_tensors.EMBEDDING].read()):
-      raise ValueError(
-        f"tensor {output.name} differs from the embedding, expected the same "
-        "where tie_word_embeddings is True in config.json"
-      )
-  return every
-
-
-def _common_dtype(sources: Mapping[str, _Source]) -> str:
-  types = {source.name: source.dtype for source in sources.values()}
-  first = next(iter(types.values()))
-  for name, dtype in types.items():
-    if dtype != first or dtype == "F16":
-      raise ValueError(
-        f"tensor {name} has type {dtype}, expected all to be F32 or all BF16; "
-        "param_dtype says what to convert them to"
-      )
-  return _DTYPES[first]
-
-
-def _move(
-  source: _Source,
-  tensor: Tensor,
-  params: dict,
-  sharding: NamedSharding | None,
-) -> None:
-  """Moves a tensor into `params`, whose leaves are shapes until they are read.
-
-  Waits until the devices have it, so that the host holds no second one.
-  """
-  *parents, leaf = tensor.path
-  branch = hf_tensors.get(params, tuple(parents))
-  shape, dtype = branch[leaf].shape, branch[leaf].dtype
-  x, where = source.read(), hf_tensors.file_sharding(sharding, tensor)
-  x = jax.device_put(x) if where is None else partitioning.put(x, where)
-  if tensor.path[0] != "layers":
-    branch[leaf] = x.astype(dtype)
-  elif tensor.index is None:
-    arrange = functools.partial(
-      hf_tensors.arrange,
-      shape=shape,
-      num_in_axes=tensor.num_in_axes,
-      dtype=dtype,
-    )
-    branch[leaf] = jax.jit(arrange, out_shardings=sharding)(x)
-  else:
-    if tensor.index == 0:
-      branch[leaf] = jnp.zeros(shape, dtype, device=sharding)
-    branch[leaf] = hf_tensors.put(
-      branch[leaf],
-      x,
-      tensor.index,
-      num_in_axes=tensor.num_in_axes,
-      sharding=sharding,
-    )
-  jax.block_until_ready(branch[leaf])
+    return self.file.get_tensor(self.name)
 
 
 def load(
@@ -287,20 +183,18 @@ def load(
   path = pathlib.Path(path)
   files.check_folder(path)
   config = families.from_fields(read_config(path))
-  tensors = hf_tensors.tensors(config)
   with contextlib.ExitStack() as stack:
     opened = _open(path, stack)
-    sources = _sources(config, opened, tensors)
-    param_dtype = param_dtype or _common_dtype(sources)
-    config = dataclasses.replace(
-      config, param_dtype=param_dtype, dtype=dtype or param_dtype, remat=remat
+    names = hf_tensors.names_in_file(config, opened)
+    every = {ours: _Source(opened[name], name) for ours, name in names.items()}
+    return loading.fill(
+      config,
+      loading.checked(config, every),
+      layout=layout,
+      param_dtype=param_dtype,
+      dtype=dtype,
+      remat=remat,
     )
-    params = transformer.shapes(config)
-    shardings = layout and transformer.shardings(config, layout)
-    for name, tensor in tensors.items():
-      sharding = layout and hf_tensors.get(shardings, tensor.path)
-      _move(sources[name], tensor, params, sharding)
-  return config, params
 
 
 def _check_params(config: TransformerConfig, params: dict) -> None:
