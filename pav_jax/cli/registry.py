@@ -42,6 +42,9 @@ CONFIGURABLES = {
   "pav_jax.models.made": {
     "MadeConfig": "MadeConfig",
   },
+  "pav_jax.models.model": {
+    "read_config": "read_config",
+  },
   "pav_jax.models.partitioning": {
     "make_mesh": "make_mesh",
   },
@@ -100,6 +103,7 @@ CONFIGURABLES = {
   },
   "pav_jax.problems.prompt_format": {
     "PromptFormat": "PromptFormat",
+    "chat_format": "chat_format",
   },
   "pav_jax.problems.two_routes_text": {
     "TwoRoutesText": "TwoRoutesText",

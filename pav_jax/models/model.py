@@ -128,6 +128,37 @@ def load(
   return Model(params, config, layout, _token_ids(fields), str(path))
 
 
+def read_config(
+  source: str | os.PathLike,
+  *,
+  param_dtype: str = "float32",
+  dtype: str | None = None,
+  remat: str = "none",
+) -> TransformerConfig:
+  """The configuration of a model whose parameters are not read.
+
+  Args:
+    source: as of `load`.
+    param_dtype: that its parameters will have.
+    dtype: of computation; None for that of the parameters.
+    remat: as in `TransformerConfig`.
+
+  Raises:
+    ValueError: naming the field that is not as expected.
+  """
+  path = sources.resolve(source)
+  if path.is_file():
+    fields = gguf_fields.config_fields(gguf_files.open_file(path))
+  else:
+    fields = hf.read_config(path)
+  return dataclasses.replace(
+    families.from_fields(fields),
+    param_dtype=param_dtype,
+    dtype=dtype or param_dtype,
+    remat=remat,
+  )
+
+
 def save(path: str | os.PathLike, model: Model, **options: Any) -> None:
   """Writes a model that `load` and Hugging Face's transformers read.
 

@@ -1,6 +1,7 @@
 """A language model that answers a text problem."""
 
 import dataclasses
+import functools
 import math
 import os
 from typing import Any
@@ -15,7 +16,7 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
-from pav_jax.problems.vocabulary import identity
+from pav_jax.problems.vocabulary import identity, write_files
 from pav_jax.rollout import Rollout
 
 
@@ -174,7 +175,8 @@ def export(
     path: a directory; one that is there is replaced.
     policy: whose network it is.
     params: of the network.
-    problem: has `vocabulary` and `delimiter`, which go with it.
+    problem: has `vocabulary` and `delimiter`, which go with it, the first also
+      as the files that it came from, if it has such.
 
   Raises:
     FloatingPointError: if a parameter is not finite.
@@ -186,6 +188,7 @@ def export(
     path,
     policy.config,
     params,
+    also=functools.partial(write_files, vocabulary),
     token_ids={
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,
