@@ -63,6 +63,7 @@ def pipeline(
   *,
   parts: Sequence[Part],
   seeds: Sequence[int] = (0,),
+  common: Mapping[str, Any] | None = None,
 ) -> None:
   """Runs what is missing; what is finished stays.
 
@@ -77,12 +78,19 @@ def pipeline(
     experiment: its name.
     parts: in order.
     seeds: of which `{seed}` takes the values.
+    common: what each part binds first, by its name in gin: numbers, texts and
+      lists of them.
 
   Raises:
     ValueError: if parts or seeds are missing or not unlike, or a part that is
       finished was made with other settings, or its results were lost or
       changed.
   """
+  first = [f"{name}={value!r}" for name, value in (common or {}).items()]
+  parts = [
+    dataclasses.replace(part, bindings=(*first, *part.bindings))
+    for part in parts
+  ]
   names = [part.name for part in parts]
   for what, found in (("parts", names), ("seeds", list(seeds))):
     if not found or len(set(found)) < len(found):
