@@ -208,7 +208,9 @@ class ReasoningGym(DataProblem):
   def solution_of(self, entry: Entry) -> str | None:
     """A worked solution, which shows its answer; None if there is none."""
     if self.solver is None:
-      return entry["metadata"].get("answer_cot")
+      written = entry["metadata"].get("answer_cot", "")
+      lines = [line.strip() for line in written.split("\n")]
+      return "\n".join(line for line in lines if line) or None
     lines = self.solver(entry)
     if lines is None:
       return None
