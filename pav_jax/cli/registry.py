@@ -55,6 +55,7 @@ CONFIGURABLES = {
     "Tokenizer": "Tokenizer",
   },
   "pav_jax.models.transformer_config": {
+    "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
   "pav_jax.models.value_network": {

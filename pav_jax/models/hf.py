@@ -279,28 +279,28 @@ def save(
   shards = _split(tensors, item_size, max_shard_bytes)
   if jax.process_index() and partitioning.is_split(params):
     for name in itertools.chain(*shards):
-      _to_host(params, tensors[name])
+      to_host(params, tensors[name])
     return
   with files.whole_folder(path, replace=replace, checked=True) as partial:
-    _write_json(partial / CONFIG, fields)
+    write_json(partial / CONFIG, fields)
     weight_map = {}
     for number, names in enumerate(shards, 1):
       file = f"model-{number:05}-of-{len(shards):05}.safetensors"
       file = file if len(shards) > 1 else SINGLE
       weight_map |= dict.fromkeys(names, file)
       safetensors.numpy.save_file(
-        {name: _to_host(params, tensors[name]) for name in names},
+        {name: to_host(params, tensors[name]) for name in names},
         partial / file,
         metadata={"format": "pt"},  # transformers refuses files without
       )
     if len(shards) > 1:
       total = sum(x.size * item_size for x in jax.tree.leaves(params))
-      _write_json(
+      write_json(
         partial / INDEX,
         {"metadata": {"total_size": total}, "weight_map": weight_map},
       )
     if side:
-      _write_json(partial / hf_vocabulary.SIDE_FILE, side)
+      write_json(partial / hf_vocabulary.SIDE_FILE, side)
     if also:
       also(partial)
 
@@ -323,7 +323,8 @@ def check_fingerprint(path: str | os.PathLike, expected: str) -> bool:
   return hf_vocabulary.check_fingerprint(side, expected, str(path))
 
 
-def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
+def to_host(params: dict, tensor: Tensor) -> np.ndarray:
+  """A tensor as files have it; if it is split over processes, all take part."""
   x = hf_tensors.get(params, tensor.path)
   if tensor.path[0] == "layers":
     x = hf_tensors.take(
@@ -332,5 +333,6 @@ def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
   return np.ascontiguousarray(partitioning.to_host(x))
 
 
-def _write_json(file: pathlib.Path, content: dict) -> None:
+def write_json(file: pathlib.Path, content: dict) -> None:
+  """Writes a file as Hugging Face's libraries do."""
   file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

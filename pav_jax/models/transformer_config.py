@@ -12,6 +12,7 @@ DTYPES = ("float32", "bfloat16")
 KINDS = ("local", "global")
 ACTIVATIONS = ("gelu_tanh", "silu")
 SCALINGS = ("none", "linear", "llama3")
+PROJECTIONS = ("query", "key", "value", "out", "gate", "up", "down")
 
 # More than any decoder has, and little enough that a description of a network
 # takes no memory to speak of.
@@ -77,6 +78,44 @@ class Rotary:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters of kernels, trained in their place (arXiv 2106.09685).
+
+  A kernel W [I, O] acts as `W + alpha / rank · A B`, with A [I, rank] random
+  and B [rank, O] zero at first. Adapters are in float32, whatever kernels are.
+
+  Attributes:
+    rank: inner size of the products, at least 1.
+    alpha: times 1 / rank what the products are multiplied by, > 0.
+    targets: kernels that have adapters, some of `PROJECTIONS`, in all layers.
+
+  Raises:
+    ValueError: if a number is out of its range, or a target is none of those.
+  """
+
+  rank: int = 16
+  alpha: float = 32.0
+  targets: tuple[str, ...] = PROJECTIONS
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise ValueError(f"rank is {self.rank}, expected >= 1")
+    if not 0 < self.alpha < math.inf:
+      raise ValueError(f"alpha is {self.alpha}, expected > 0")
+    targets = tuple(name for name in PROJECTIONS if name in self.targets)
+    if not targets or len(targets) != len(self.targets):
+      raise ValueError(
+        f"targets are {self.targets}, expected some of {PROJECTIONS}, each once"
+      )
+    object.__setattr__(self, "targets", targets)
+
+  @property
+  def scale(self) -> float:
+    """What products of A and B are multiplied by."""
+    return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerSpec:
   """How one layer attends.
 
@@ -131,6 +170,7 @@ class TransformerConfig:
     activation: of the MLP's gate, "gelu_tanh" or "silu".
     scaled_embedding: embeddings are multiplied by √D.
     tied: the embedding is the output layer too.
+    lora: adapters of the layers' kernels, see `models.adapters`; None for none.
   """
 
   vocab_size: int
@@ -162,6 +202,7 @@ class TransformerConfig:
   activation: str = "gelu_tanh"
   scaled_embedding: bool = True
   tied: bool = True
+  lora: Lora | None = None
 
   def __post_init__(self):
     if self.query_pre_attn_scalar is None:

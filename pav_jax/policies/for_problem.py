@@ -1,9 +1,9 @@
 """A language model that answers a text problem."""
 
 import dataclasses
-import functools
 import math
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -11,13 +11,22 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models import (
+  adapters,
+  hf,
+  hf_adapters,
+  partitioning,
+  transformer,
+)
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
 from pav_jax.problems.vocabulary import identity, write_files
 from pav_jax.rollout import Rollout
+
+# Of an exported policy's directory.
+ADAPTERS = "adapters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +178,8 @@ def export(
 ) -> None:
   """Writes a policy for others; the directory appears complete or not at all.
 
-  Of several processes all call, and the first one writes.
+  Adapters are merged into their kernels, and beside that in `adapters/`, as
+  PEFT keeps them. Of several processes all call, and the first one writes.
 
   Args:
     path: a directory; one that is there is replaced.
@@ -183,12 +193,18 @@ def export(
   """
   if jax.process_index() and not partitioning.is_split(params):
     return
-  vocabulary = problem.vocabulary
+  vocabulary, lora = problem.vocabulary, policy.config.lora
+  arrays = lora and hf_adapters.to_host(policy.config, params)
+
+  def write_also(folder: pathlib.Path) -> None:
+    write_files(vocabulary, folder)
+    if lora is not None:
+      hf_adapters.write(folder / ADAPTERS, lora, arrays)
+
   hf.save(
     path,
-    policy.config,
-    params,
-    also=functools.partial(write_files, vocabulary),
+    *adapters.merge(policy.config, params),
+    also=write_also,
     token_ids={
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,

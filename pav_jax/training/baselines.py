@@ -308,3 +308,17 @@ def for_policy(estimator: Any, policy: Any) -> Any:
     estimator.baseline, value=policy.value_network()
   )
   return dataclasses.replace(estimator, baseline=baseline)
+
+
+def on_base(estimator: Any, base: PyTree) -> Any:
+  """An estimator whose value function shares the base that a policy has.
+
+  Args:
+    estimator: from `for_policy`.
+    base: parameters of the policy that are not trained; {} for none.
+  """
+  if not base or not isinstance(estimator, LearnedCredit | LearnedGae):
+    return estimator
+  value = estimator.baseline.value.with_base(base)
+  baseline = dataclasses.replace(estimator.baseline, value=value)
+  return dataclasses.replace(estimator, baseline=baseline)

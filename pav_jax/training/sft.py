@@ -13,7 +13,7 @@ import optax.contrib
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax.data.packing import Batches
-from pav_jax.models import transformer
+from pav_jax.models import adapters, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.rollout import PackedTokens
@@ -194,12 +194,16 @@ def train_step(
     The next state, and the batch's `loss` and the `gradient_norm` before it is
     clipped.
   """
-  value, gradient = jax.value_and_grad(
-    lambda params: loss(config, params, batch, layout=layout)
-  )(state.params)
+
+  def loss_fn(params):
+    network = adapters.join(params, state.base)
+    return loss(config, network, batch, layout=layout)
+
+  value, gradient = jax.value_and_grad(loss_fn)(state.params)
   updates, new = optimizer.update(gradient, state.optimizer, state.params)
   metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-  return FitState(optax.apply_updates(state.params, updates), new), metrics
+  params = optax.apply_updates(state.params, updates)
+  return FitState(params, new, state.base), metrics
 
 
 def fitter(
