@@ -34,12 +34,14 @@ class Part:
     bindings: `NAME=VALUE` each, as behind `--gin.` on a command line. In them
       `{workdir}` stands for the directory that has all parts' directories, and
       `{seed}` for the seed.
+    sizes: further ones, for a smaller or larger experiment to set.
     more: further ones, for the command line to set.
   """
 
   name: str
   gin_file: str | Sequence[str]
   bindings: Sequence[str] = ()
+  sizes: Sequence[str] = ()
   more: Sequence[str] = ()
 
   @property
@@ -52,7 +54,7 @@ class Part:
     """All bindings, with directory and seed put in."""
     return [
       text.replace("{workdir}", str(workdir)).replace("{seed}", str(seed))
-      for text in (*self.bindings, *self.more)
+      for text in (*self.bindings, *self.sizes, *self.more)
     ]
 
 

@@ -21,7 +21,7 @@ from pav_jax.models import (
 )
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.tokenizer import Tokenizer, read
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 
 
 @functools.partial(
@@ -134,6 +134,7 @@ def read_config(
   param_dtype: str = "float32",
   dtype: str | None = None,
   remat: str = "none",
+  lora: Lora | None = None,
 ) -> TransformerConfig:
   """The configuration of a model whose parameters are not read.
 
@@ -142,6 +143,7 @@ def read_config(
     param_dtype: that its parameters will have.
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
+    lora: adapters that it will have; None for none.
 
   Raises:
     ValueError: naming the field that is not as expected.
@@ -156,6 +158,7 @@ def read_config(
     param_dtype=param_dtype,
     dtype=dtype or param_dtype,
     remat=remat,
+    lora=lora,
   )
 
 

@@ -116,7 +116,7 @@ def test_what_is_common_is_bound_in_all_parts_and_each_may_differ(
   # The first has NUMBER={seed}, which is 0; 0 + 1, then 5 + 1 + 1.
   assert values(tmp_path / "w", "first")["arms/sum"]["values"] == [1]
   assert values(tmp_path / "w", "second")["arms/sum"]["values"] == [7]
-  with pytest.raises(ValueError, match="second was made .*NUMBER=6 is new"):
+  with pytest.raises(ValueError, match=r"second was made .*NUMBER=6 is new"):
     pipeline(tmp_path / "w", "both", parts=parts[1:], common={"NUMBER": 6})
 
 
