@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-BLOCK = 16  # seeds whose entries are drawn together
+BLOCK = 8  # seeds whose entries are drawn together
 
 
 def draw(
