@@ -104,7 +104,6 @@ CONFIGURABLES = {
   },
   "pav_jax.problems.prompt_format": {
     "PromptFormat": "PromptFormat",
-    "chat_format": "chat_format",
   },
   "pav_jax.problems.two_routes_text": {
     "TwoRoutesText": "TwoRoutesText",

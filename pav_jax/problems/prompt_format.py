@@ -2,8 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -128,47 +128,6 @@ class PromptFormat:
 
   def _question(self, record: Record) -> str:
     return _filled(self.question, record)
-
-
-@runtime_checkable
-class Chats(Protocol):
-  """A tokenizer of a model that answers in conversations."""
-
-  @property
-  def bos_id(self) -> int | None:
-    """Begins a prompt; None for models whose prompts begin with no token."""
-    ...
-
-  def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as the model reads it, up to where its answer begins."""
-    ...
-
-  def token_text(self, token: int) -> str:
-    """The text of one id."""
-    ...
-
-
-def chat_format(
-  vocabulary: Chats, *, system: str | None = "", **settings: Any
-) -> PromptFormat:
-  """Prompts as a model's chat template has them; a problem is a user's message.
-
-  Args:
-    vocabulary: has the template.
-    system: what stands before all messages; "" for a message without words,
-      None for none, in whose place some templates put words of their own.
-    **settings: of `PromptFormat`, besides `question`.
-
-  Raises:
-    ValueError: if there is no template, or it refuses such a conversation.
-  """
-  messages = [] if system is None else [{"role": "system", "content": system}]
-  messages.append({"role": "user", "content": "{problem}"})
-  question = vocabulary.chat(messages)
-  # Prompts are given this token besides (`vocabulary.encode_prompt`).
-  if vocabulary.bos_id is not None:
-    question = question.removeprefix(vocabulary.token_text(vocabulary.bos_id))
-  return PromptFormat(question=question, **settings)
 
 
 def _filled(template: str, record: Record) -> str:
