@@ -52,7 +52,6 @@ setup(
     "bench": ["math-verify", "torch", "transformers"],
     "data": DATA,
     "hf": HF,
-    "hub": ["huggingface_hub"],
     "math": MATH,
     "tpu": ["jax[tpu]"],
     "test": TEST,
