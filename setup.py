@@ -54,7 +54,6 @@ setup(
     "data": DATA,
     "gym": GYM,
     "hf": HF,
-    "hub": ["huggingface_hub"],
     "math": MATH,
     "tpu": ["jax[tpu]"],
     "test": TEST,

@@ -104,6 +104,7 @@ CONFIGURABLES = {
   },
   "pav_jax.problems.prompt_format": {
     "PromptFormat": "PromptFormat",
+    "chat_prompt": "chat_prompt",
   },
   "pav_jax.problems.two_routes_text": {
     "TwoRoutesText": "TwoRoutesText",

@@ -93,6 +93,7 @@ class Model:
 def load(
   source: str | os.PathLike,
   *,
+  fingerprint: str | None = None,
   layout: Layout | None = None,
   param_dtype: str | None = None,
   dtype: str | None = None,
@@ -103,6 +104,8 @@ def load(
   Args:
     source: a directory in Hugging Face's format, see `hf.load`; a GGUF file,
       see `gguf_files.load`; or another that `sources.resolve` knows.
+    fingerprint: of tokenizer and delimiter, see `problems.vocabulary`, which a
+      checkpoint that says its own must share; None not to compare.
     layout: how to split the parameters over devices; None for one device.
     param_dtype: of the parameters; None for what the files hold.
     dtype: of computation; None for that of the parameters.
@@ -110,8 +113,11 @@ def load(
 
   Raises:
     ValueError: naming the field, tensor or file that is not as expected.
+    packages.MissingPackageError: if a package that it needs is not installed.
   """
   path = sources.resolve(source)
+  if fingerprint is not None:
+    hf.check_fingerprint(path, fingerprint)
   settings = {
     "layout": layout,
     "param_dtype": param_dtype,
