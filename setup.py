@@ -55,6 +55,7 @@ setup(
     "gym": GYM,
     "hf": HF,
     "math": MATH,
+    "serve": ["starlette", "uvicorn"],
     "tpu": ["jax[tpu]"],
     "test": TEST,
     "all": TEST + DATA + GYM + HF + MATH,
