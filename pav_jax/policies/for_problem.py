@@ -24,7 +24,7 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
-from pav_jax.problems.vocabulary import identity
+from pav_jax.problems.vocabulary import identity, write_files
 from pav_jax.rollout import Rollout
 
 # Of an exported policy's directory.
@@ -220,7 +220,8 @@ def export(
     path: a directory; one that is there is replaced.
     policy: whose network it is.
     params: of the network.
-    problem: has `vocabulary` and `delimiter`, which go with it.
+    problem: has `vocabulary` and `delimiter`, which go with it, the first also
+      as the files that it came from, if it has such.
 
   Raises:
     FloatingPointError: if a parameter is not finite.
@@ -230,14 +231,15 @@ def export(
   vocabulary, lora = problem.vocabulary, policy.config.lora
   arrays = lora and hf_adapters.to_host(policy.config, params)
 
-  def write_adapters(folder: pathlib.Path) -> None:
+  def write_also(folder: pathlib.Path) -> None:
+    write_files(vocabulary, folder)
     if lora is not None:
       hf_adapters.write(folder / ADAPTERS, lora, arrays)
 
   hf.save(
     path,
     *trimming.restore(*adapters.merge(policy.config, params)),
-    also=write_adapters,
+    also=write_also,
     token_ids={
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,

@@ -5,7 +5,7 @@ import functools
 
 import jax
 
-from pav_jax.models import adapters, growing, hf, transformer, trimming
+from pav_jax.models import adapters, growing, hf, model, transformer, trimming
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
@@ -25,10 +25,11 @@ def random_params(
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """Parameters of a checkpoint in Hugging Face's format.
+  """Parameters of a checkpoint.
 
   Attributes:
-    path: of its directory, see `models.hf.load`.
+    path: of its directory in Hugging Face's format, or another source of
+      `models.model.load`.
     fingerprint: of vocabulary and delimiter, which a checkpoint that says its
       own must share; None not to compare.
   """
@@ -47,13 +48,14 @@ class Pretrained:
     if self.fingerprint is not None:
       hf.check_fingerprint(self.path, self.fingerprint)
     want = policy.config
-    config, params = hf.load(
+    loaded = model.load(
       self.path,
       layout=layout,
       param_dtype=want.param_dtype,
       dtype=want.dtype,
       remat=want.remat,
     )
+    config, params = loaded.config, loaded.params
     different = [
       f"{field.name} {getattr(config, field.name)} (policy: "
       f"{getattr(want, field.name)})"
