@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from pav_jax.models import hf, partitioning, transformer
 from pav_jax.models.partitioning import Layout
+from pav_jax.models.tokenizer import Tokenizer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
@@ -164,7 +165,12 @@ def language_model(
 
 
 def export(
-  path: str | os.PathLike, policy: LanguageModel, params: PyTree, problem: Any
+  path: str | os.PathLike,
+  policy: LanguageModel,
+  params: PyTree,
+  problem: Any,
+  *,
+  start: str | None = None,
 ) -> None:
   """Writes a policy for others; the directory appears complete or not at all.
 
@@ -175,6 +181,8 @@ def export(
     policy: whose network it is.
     params: of the network.
     problem: has `vocabulary` and `delimiter`, which go with it.
+    start: digest of the parameters that training began with, which is kept
+      with these, see `training.state.sha256`; None not to say.
 
   Raises:
     FloatingPointError: if a parameter is not finite.
@@ -190,6 +198,8 @@ def export(
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,
     },
-    identity=identity(vocabulary, problem.delimiter),
+    identity=identity(vocabulary, problem.delimiter)
+    | ({} if start is None else {"start": start}),
     replace=True,
+    also=vocabulary.save if isinstance(vocabulary, Tokenizer) else None,
   )

@@ -1,13 +1,14 @@
 """What reinforcement learning starts from: a checkpoint, or new parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from pav_jax.models import hf
+from pav_jax import models
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.base import Policy
 from pav_jax.policies.for_problem import (
@@ -42,10 +43,10 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyCheckpoint:
-  """A language model in Hugging Face's format, the same for all seeds.
+  """A language model of a checkpoint, the same for all seeds.
 
   Attributes:
-    path: of its directory.
+    path: of its directory, or another source of `models.load`.
     make_policy: `(config, problem) -> LanguageModel`, at temperature 1.
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
@@ -73,28 +74,33 @@ class PolicyCheckpoint:
         another distribution than the one that is trained.
     """
     del keys
-    hf.check_fingerprint(self.path, problem.fingerprint)
-    config, params = hf.load(
+    loaded = models.load(
       self.path,
+      fingerprint=problem.fingerprint,
       layout=layout,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       remat=self.remat,
     )
-    model = self.make_policy(config, problem)
+    model = self.make_policy(loaded.config, problem)
     if (model.temperature, model.top_k, model.top_p) != (1.0, None, 1.0):
       raise ValueError(
         f"the policy samples at temperature {model.temperature}, top_k "
         f"{model.top_k} and top_p {model.top_p}, expected 1, None and 1: "
         "others are not the policy that is trained"
       )
-    policy = ProblemPolicy(model, problem)
-    identity = {"policy": repr(policy), "start": sha256(params)}
-    return Start(policy, params, False, identity, _export)
+    policy, start = ProblemPolicy(model, problem), sha256(loaded.params)
+    return Start(
+      policy,
+      loaded.params,
+      False,
+      {"policy": repr(policy), "start": start},
+      functools.partial(_export, start=start),
+    )
 
 
-def _export(path, policy: ProblemPolicy, params, problem) -> None:
-  export(path, policy.model, params, problem)
+def _export(path, policy: ProblemPolicy, params, problem, *, start) -> None:
+  export(path, policy.model, params, problem, start=start)
 
 
 @dataclasses.dataclass(frozen=True)
