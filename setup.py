@@ -53,6 +53,7 @@ setup(
     "data": DATA,
     "hf": HF,
     "math": MATH,
+    "serve": ["starlette", "uvicorn"],
     "tpu": ["jax[tpu]"],
     "test": TEST,
     "all": TEST + DATA + HF + MATH,

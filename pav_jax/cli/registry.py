@@ -84,6 +84,9 @@ CONFIGURABLES = {
   "pav_jax.problems.pieces": {
     "SentencePieceVocabulary": "SentencePieceVocabulary",
   },
+  "pav_jax.problems.plain_text": {
+    "PlainText": "PlainText",
+  },
   "pav_jax.problems.planted": {
     "Planted": "Planted",
   },
@@ -118,6 +121,17 @@ CONFIGURABLES = {
   },
   "pav_jax.provers.procedural": {
     "Procedural": "Procedural",
+  },
+  "pav_jax.provers.public": {
+    "implicit_prover": "implicit_prover",
+    "public_prover": "prover",
+  },
+  "pav_jax.provers.public.step_joining": {
+    "ChatAnswer": "ChatAnswer",
+    "ChatSteps": "ChatSteps",
+    "SeparatedSteps": "SeparatedSteps",
+    "TaggedSteps": "TaggedSteps",
+    "TurnSteps": "TurnSteps",
   },
   "pav_jax.provers.rollout_values": {
     "ClosedForm": "ClosedForm",
@@ -173,6 +187,10 @@ CONFIGURABLES = {
   "pav_jax.runs.show_traces": {
     "InspectSettings": "InspectSettings",
     "inspect_traces": "inspect_traces",
+  },
+  "pav_jax.runs.step_benchmarks": {
+    "BenchmarkSettings": "BenchmarkSettings",
+    "step_benchmarks": "step_benchmarks",
   },
   "pav_jax.training.baselines": {
     "BatchMean": "BatchMean",

@@ -24,6 +24,7 @@ from pav_jax.credit.base import (
   StatefulCredit,
   apply,
   as_pytree,
+  existing,
   init,
   rewards,
 )
@@ -57,6 +58,7 @@ __all__ = [
   "as_pytree",
   "batch_mean",
   "dr_grpo",
+  "existing",
   "gae",
   "gigpo",
   "group_deviation",

@@ -4,6 +4,7 @@ Nothing is ever unpickled.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
@@ -180,14 +181,66 @@ def load(
     ValueError: naming the field, tensor or file that is not as expected, or
       was changed since `save` wrote it.
   """
+  config, params, _ = _load(path, (), layout, param_dtype, dtype, remat)
+  return config, params
+
+
+def load_with_head(
+  path: str | os.PathLike,
+  head: str | tuple[str, ...],
+  *,
+  layout: Layout | None = None,
+  param_dtype: str | None = None,
+  dtype: str | None = None,
+) -> tuple[TransformerConfig, dict, dict[str, np.ndarray]]:
+  """Reads a checkpoint in which a head reads something else than a next token.
+
+  Args:
+    path: as of `load`.
+    head: what the names of the head's tensors begin with, such as "score.".
+    layout: as of `load`, like those that follow; of the decoder.
+    param_dtype: of the parameters.
+    dtype: of computation.
+
+  Returns:
+    The configuration, which is `tied`; parameters without an output layer,
+    whether the files have one or not; and the head's tensors in float32, by
+    their names.
+
+  Raises:
+    ValueError: as of `load`, or if no tensor's name begins so.
+  """
+  return _load(path, head, layout, param_dtype, dtype, "none")
+
+
+def tensor_names(path: str | os.PathLike) -> tuple[str, ...]:
+  """The names of all tensors of a checkpoint.
+
+  Raises:
+    ValueError: naming the file that is missing or not as expected.
+  """
+  with contextlib.ExitStack() as stack:
+    return tuple(_open(pathlib.Path(path), stack))
+
+
+def _load(
+  path: str | os.PathLike,
+  head: str | tuple[str, ...],
+  layout: Layout | None,
+  param_dtype: str | None,
+  dtype: str | None,
+  remat: str,
+) -> tuple[TransformerConfig, dict, dict[str, np.ndarray]]:
+  """A decoder, and the tensors whose names begin with one of `head`."""
   path = pathlib.Path(path)
   files.check_folder(path)
-  config = families.from_fields(read_config(path))
+  config = families.from_fields(read_config(path), with_head=bool(head))
   with contextlib.ExitStack() as stack:
     opened = _open(path, stack)
+    read = _take_head(opened, head, path) if head else {}
     names = hf_tensors.names_in_file(config, opened)
     every = {ours: _Source(opened[name], name) for ours, name in names.items()}
-    return loading.fill(
+    config, params = loading.fill(
       config,
       loading.checked(config, every),
       layout=layout,
@@ -195,6 +248,27 @@ def load(
       dtype=dtype,
       remat=remat,
     )
+  return config, params, read
+
+
+def _take_head(
+  opened: dict[str, safetensors.safe_open],
+  head: str | tuple[str, ...],
+  path: pathlib.Path,
+) -> dict[str, np.ndarray]:
+  """Reads a head's tensors, and leaves the decoder's in `opened`."""
+  read = {}
+  for name in [x for x in opened if x.startswith(head)]:
+    x = _Source(opened.pop(name), name).read()
+    loading.check_finite(name, x)
+    read[name] = x.astype(np.float32)
+  if not read:
+    raise ValueError(
+      f"{path} has no tensor whose name begins with {head!r}, expected a head"
+    )
+  for name in [x for x in opened if x.endswith(hf_tensors.OUTPUT)]:
+    del opened[name]
+  return read
 
 
 def _check_params(config: TransformerConfig, params: dict) -> None:
@@ -231,6 +305,20 @@ def _split(
   return files
 
 
+class Head(NamedTuple):
+  """What reads a decoder in its output layer's place.
+
+  Attributes:
+    architecture: transformers' name of both together.
+    fields: of config.json, besides those of the decoder.
+    tensors: by their names.
+  """
+
+  architecture: str
+  fields: Mapping[str, Any]
+  tensors: Mapping[str, np.ndarray]
+
+
 def save(
   path: str | os.PathLike,
   config: TransformerConfig,
@@ -239,6 +327,7 @@ def save(
   max_shard_bytes: int = 5 * 10**9,
   token_ids: Mapping[str, Any] | None = None,
   identity: Mapping[str, Any] | None = None,
+  head: Head | None = None,
   replace: bool = False,
   also: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
@@ -259,6 +348,8 @@ def save(
       family's, of Gemma 2, 1 and 0.
     identity: of vocabulary and delimiter, from `problems.vocabulary.identity`;
       written to pav_jax.json, where `check_fingerprint` looks.
+    head: that reads the decoder in its output layer's place, which is not
+      written.
     replace: a directory that is there is replaced.
     also: writes further files into the directory that it is given.
 
@@ -270,7 +361,12 @@ def save(
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
+  if head:
+    config = dataclasses.replace(config, tied=True)
+    params = {name: x for name, x in params.items() if name != "output"}
   fields = families.to_fields(config, token_ids or {})
+  if head:
+    fields |= {"architectures": [head.architecture], **head.fields}
   side = identity and hf_vocabulary.checked_side(identity, config)
   _check_params(config, params)
   check_finite("parameters", params)
@@ -287,14 +383,18 @@ def save(
     for number, names in enumerate(shards, 1):
       file = f"model-{number:05}-of-{len(shards):05}.safetensors"
       file = file if len(shards) > 1 else SINGLE
-      weight_map |= dict.fromkeys(names, file)
+      content = {name: _to_host(params, tensors[name]) for name in names}
+      if head and number == len(shards):
+        content |= head.tensors
+      weight_map |= dict.fromkeys(content, file)
       safetensors.numpy.save_file(
-        {name: _to_host(params, tensors[name]) for name in names},
+        content,
         partial / file,
         metadata={"format": "pt"},  # transformers refuses files without
       )
     if len(shards) > 1:
       total = sum(x.size * item_size for x in jax.tree.leaves(params))
+      total += sum(x.nbytes for x in head.tensors.values()) if head else 0
       _write_json(
         partial / INDEX,
         {"metadata": {"total_size": total}, "weight_map": weight_map},
@@ -318,9 +418,17 @@ def check_fingerprint(path: str | os.PathLike, expected: str) -> bool:
   Raises:
     ValueError: naming both, if they differ; or if pav_jax.json is damaged.
   """
+  return hf_vocabulary.check_fingerprint(read_side(path), expected, str(path))
+
+
+def read_side(path: str | os.PathLike) -> dict[str, Any] | None:
+  """What `save` wrote beside a model; None with others' checkpoints.
+
+  Raises:
+    ValueError: if pav_jax.json is damaged.
+  """
   file = pathlib.Path(path) / hf_vocabulary.SIDE_FILE
-  side = _read_json(file) if file.exists() else None
-  return hf_vocabulary.check_fingerprint(side, expected, str(path))
+  return _read_json(file) if file.exists() else None
 
 
 def _to_host(params: dict, tensor: Tensor) -> np.ndarray:

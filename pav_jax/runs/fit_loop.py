@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from pav_jax.checks import check_positive
+from pav_jax.files import describe
 from pav_jax.reporting import metrics, progress
 from pav_jax.reporting.metrics import MetricsLog, write_config
 from pav_jax.runs.preemption import Preempted, Watch
@@ -59,7 +60,9 @@ class FitSettings:
       if field.name not in self.free
     }
     return {
-      name: repr(tuple(x) if isinstance(x, list) else getattr(x, "__name__", x))
+      name: describe(
+        tuple(x) if isinstance(x, list) else getattr(x, "__name__", x)
+      )
       for name, x in values.items()
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from pav_jax.checks import check_positive
+from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import language_model
@@ -136,9 +137,9 @@ def _sample(
   )
   policy = dataclasses.replace(start.policy, layout=None)
   identity = {
-    "rejection policy": repr(policy),
+    "rejection policy": describe(policy),
     "rejection params": start.digest,
-    "rejection problem": repr(problem),
+    "rejection problem": describe(problem),
     "rejection sampled": number,
     "rejection seed": str(settings.seed),
   }

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from pav_jax.files import describe
 from pav_jax.provers import base as provers
 from pav_jax.provers import verifier
 from pav_jax.training.rl import Arm
@@ -117,6 +118,6 @@ def grid(
 def described(arm: Arm) -> str:
   """The arm for a checkpoint's configuration; a verifier by its digest."""
   if arm.prover is None:
-    return repr(arm)
+    return describe(arm)
   prover = provers.described(arm.prover, sha256)
-  return f"{dataclasses.replace(arm, prover=None)} with {prover}"
+  return f"{describe(dataclasses.replace(arm, prover=None))} with {prover}"

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from pav_jax import models
+from pav_jax.files import describe
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.base import Policy
 from pav_jax.policies.for_problem import (
@@ -94,7 +95,7 @@ class PolicyCheckpoint:
       policy,
       loaded.params,
       False,
-      {"policy": repr(policy), "start": start},
+      {"policy": describe(policy), "start": start},
       functools.partial(_export, start=start),
     )
 
@@ -125,8 +126,8 @@ class FreshPolicy:
       return self.init_params(self.policy, Stream.PARAMS.of(key))
 
     identity = {
-      "policy": repr(self.policy),
-      "init_params": repr(self.init_params),
+      "policy": describe(self.policy),
+      "init_params": describe(self.init_params),
     }
     params = jax.jit(jax.vmap(of_seed))(keys)
     return Start(self.policy, params, True, identity)

@@ -84,7 +84,7 @@ class Arm:
     estimator = self.credit
     if self.prover is None and not self.num_rollouts:
       estimator = baselines.without_prover(estimator)
-    return self.prover, estimator, self.update
+    return self.prover, credit.as_pytree(estimator), self.update
 
   @property
   def uses_policy(self) -> bool:
