@@ -24,6 +24,7 @@ DATA = [
 MATH = ["mpmath"]
 # Tokenizers and chat templates of other models, and GGUF files.
 HF = ["gguf", "jinja2>=3.1.6", "tokenizers"]
+GYM = ["reasoning-gym"]
 
 setup(
   name="pav_jax",
@@ -49,14 +50,14 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "bench": ["math-verify", "torch", "transformers"],
+    "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
+    "gym": GYM,
     "hf": HF,
-    "hub": ["huggingface_hub"],
     "math": MATH,
     "serve": ["starlette", "uvicorn"],
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + HF + MATH,
+    "all": TEST + DATA + GYM + HF + MATH,
   },
 )

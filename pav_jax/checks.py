@@ -113,14 +113,12 @@ def check_finite(what: str, tree: typing.Any) -> None:
     what: the tree is, such as "parameters after step 3".
     tree: of arrays; those that are no floating-point numbers are passed over.
   """
-  leaves = [
-    (path, leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-  ]
-  finite = [_is_finite(leaf) for _, leaf in leaves]  # before waiting for any
-  for (path, leaf), is_finite in zip(leaves, finite, strict=True):
-    if not is_finite:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    # Each is waited for: devices of a CPU that have dozens of programs before
+    # them, in which they meet, may wait for each other for ever.
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not bool(
+      _is_finite(leaf)
+    ):
       raise FloatingPointError(
         f"{what} are not finite: {jax.tree_util.keystr(path)}, "
         f"{_dtype(leaf)}{list(np.shape(leaf))}, has infinities or NaN"

@@ -42,6 +42,9 @@ CONFIGURABLES = {
   "pav_jax.models.made": {
     "MadeConfig": "MadeConfig",
   },
+  "pav_jax.models.model": {
+    "read_config": "read_config",
+  },
   "pav_jax.models.partitioning": {
     "make_mesh": "make_mesh",
   },
@@ -52,6 +55,8 @@ CONFIGURABLES = {
     "Tokenizer": "Tokenizer",
   },
   "pav_jax.models.transformer_config": {
+    "KeptTokens": "KeptTokens",
+    "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
   "pav_jax.models.value_network": {
@@ -59,6 +64,7 @@ CONFIGURABLES = {
   },
   "pav_jax.policies.for_problem": {
     "language_model": "language_model",
+    "used_tokens": "used_tokens",
   },
   "pav_jax.policies.language_model": {
     "LanguageModel": "LanguageModel",
@@ -78,6 +84,17 @@ CONFIGURABLES = {
   "pav_jax.problems.gsm8k": {
     "GSM8K": "GSM8K",
   },
+  "pav_jax.problems.gym": {
+    "GymGrader": "GymGrader",
+    "ReasoningGym": "ReasoningGym",
+    "TemplateGym": "TemplateGym",
+  },
+  "pav_jax.problems.gym_solvers": {
+    "answer_alone": "answer_alone",
+    "binary_alternation": "binary_alternation",
+    "knights_knaves": "knights_knaves",
+    "simple_equations": "simple_equations",
+  },
   "pav_jax.problems.mathematics": {
     "MATH": "MATH",
   },
@@ -92,6 +109,7 @@ CONFIGURABLES = {
   },
   "pav_jax.problems.prompt_format": {
     "PromptFormat": "PromptFormat",
+    "chat_prompt": "chat_prompt",
   },
   "pav_jax.problems.two_routes_text": {
     "TwoRoutesText": "TwoRoutesText",

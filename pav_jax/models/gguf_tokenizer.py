@@ -69,11 +69,12 @@ def read(reader: Any) -> Definition:
   content["added_tokens"] = [
     {
       "id": i,
-      "content": token,
+      "content": token.replace(" ", "▁") if model == "llama" else token,
       "single_word": False,
       "lstrip": False,
       "rstrip": False,
-      "normalized": "▁" in token,  # which a text has only then
+      # Only then has a text the ▁ of such a token.
+      "normalized": model == "llama" and kind == _USER,
       "special": kind != _USER,
     }
     for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
@@ -139,7 +140,8 @@ def _pieces(
   scores = value(reader, _FIELDS + "scores")
   if scores is None:
     raise ValueError("tokenizer.ggml.scores is missing")
-  ids = _ids(tokens)
+  # llama.cpp writes the spaces of some added tokens as they are.
+  ids = _ids([token.replace(" ", "▁") for token in tokens])
   replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
   normalizers, decoders = [replace], []
   if value(reader, _FIELDS + "add_space_prefix", True):

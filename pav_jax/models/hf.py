@@ -361,6 +361,11 @@ def save(
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
+  if config.lora is not None or config.kept is not None:
+    raise ValueError(
+      f"the configuration has lora {config.lora} and kept {config.kept}, "
+      "expected neither: `adapters.merge` and `trimming.restore` undo them"
+    )
   if head:
     config = dataclasses.replace(config, tied=True)
     params = {name: x for name, x in params.items() if name != "output"}
@@ -375,15 +380,15 @@ def save(
   shards = _split(tensors, item_size, max_shard_bytes)
   if jax.process_index() and partitioning.is_split(params):
     for name in itertools.chain(*shards):
-      _to_host(params, tensors[name])
+      to_host(params, tensors[name])
     return
   with files.whole_folder(path, replace=replace, checked=True) as partial:
-    _write_json(partial / CONFIG, fields)
+    write_json(partial / CONFIG, fields)
     weight_map = {}
     for number, names in enumerate(shards, 1):
       file = f"model-{number:05}-of-{len(shards):05}.safetensors"
       file = file if len(shards) > 1 else SINGLE
-      content = {name: _to_host(params, tensors[name]) for name in names}
+      content = {name: to_host(params, tensors[name]) for name in names}
       if head and number == len(shards):
         content |= head.tensors
       weight_map |= dict.fromkeys(content, file)
@@ -395,12 +400,12 @@ def save(
     if len(shards) > 1:
       total = sum(x.size * item_size for x in jax.tree.leaves(params))
       total += sum(x.nbytes for x in head.tensors.values()) if head else 0
-      _write_json(
+      write_json(
         partial / INDEX,
         {"metadata": {"total_size": total}, "weight_map": weight_map},
       )
     if side:
-      _write_json(partial / hf_vocabulary.SIDE_FILE, side)
+      write_json(partial / hf_vocabulary.SIDE_FILE, side)
     if also:
       also(partial)
 
@@ -431,7 +436,8 @@ def read_side(path: str | os.PathLike) -> dict[str, Any] | None:
   return _read_json(file) if file.exists() else None
 
 
-def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
+def to_host(params: dict, tensor: Tensor) -> np.ndarray:
+  """A tensor as files have it; if it is split over processes, all take part."""
   x = hf_tensors.get(params, tensor.path)
   if tensor.path[0] == "layers":
     x = hf_tensors.take(
@@ -440,5 +446,6 @@ def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
   return np.ascontiguousarray(partitioning.to_host(x))
 
 
-def _write_json(file: pathlib.Path, content: dict) -> None:
+def write_json(file: pathlib.Path, content: dict) -> None:
+  """Writes a file as Hugging Face's libraries do."""
   file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

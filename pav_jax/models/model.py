@@ -21,7 +21,7 @@ from pav_jax.models import (
 )
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.tokenizer import Tokenizer, read
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 
 
 @functools.partial(
@@ -93,6 +93,7 @@ class Model:
 def load(
   source: str | os.PathLike,
   *,
+  fingerprint: str | None = None,
   layout: Layout | None = None,
   param_dtype: str | None = None,
   dtype: str | None = None,
@@ -103,6 +104,8 @@ def load(
   Args:
     source: a directory in Hugging Face's format, see `hf.load`; a GGUF file,
       see `gguf_files.load`; or another that `sources.resolve` knows.
+    fingerprint: of tokenizer and delimiter, see `problems.vocabulary`, which a
+      checkpoint that says its own must share; None not to compare.
     layout: how to split the parameters over devices; None for one device.
     param_dtype: of the parameters; None for what the files hold.
     dtype: of computation; None for that of the parameters.
@@ -110,8 +113,11 @@ def load(
 
   Raises:
     ValueError: naming the field, tensor or file that is not as expected.
+    packages.MissingPackageError: if a package that it needs is not installed.
   """
   path = sources.resolve(source)
+  if fingerprint is not None:
+    hf.check_fingerprint(path, fingerprint)
   settings = {
     "layout": layout,
     "param_dtype": param_dtype,
@@ -126,6 +132,40 @@ def load(
     config, params = hf.load(path, **settings)
     fields = hf.read_config(path)
   return Model(params, config, layout, _token_ids(fields), str(path))
+
+
+def read_config(
+  source: str | os.PathLike,
+  *,
+  param_dtype: str = "float32",
+  dtype: str | None = None,
+  remat: str = "none",
+  lora: Lora | None = None,
+) -> TransformerConfig:
+  """The configuration of a model whose parameters are not read.
+
+  Args:
+    source: as of `load`.
+    param_dtype: that its parameters will have.
+    dtype: of computation; None for that of the parameters.
+    remat: as in `TransformerConfig`.
+    lora: adapters that it will have; None for none.
+
+  Raises:
+    ValueError: naming the field that is not as expected.
+  """
+  path = sources.resolve(source)
+  if path.is_file():
+    fields = gguf_fields.config_fields(gguf_files.open_file(path))
+  else:
+    fields = hf.read_config(path)
+  return dataclasses.replace(
+    families.from_fields(fields),
+    param_dtype=param_dtype,
+    dtype=dtype or param_dtype,
+    remat=remat,
+    lora=lora,
+  )
 
 
 def save(path: str | os.PathLike, model: Model, **options: Any) -> None:

@@ -38,7 +38,8 @@ class Tokenizer:
       with it they would not come back as they were.
     eos_token: text of the token that ends a response; None for the files'.
     pad_token: text of the token that fills up rows; None for the files', or if
-      that ends a response too, for the first special token with no such part.
+      that ends a response too, for the first special token that neither
+      begins nor ends anything and is in no chat.
 
   Raises:
     ValueError: if the files cannot be read, say no end token, or texts of steps
@@ -126,15 +127,18 @@ class Tokenizer:
     text = self._files.special.get("pad_token")
     if text is not None and self.token_id(text) != self.eos_id:
       return self.token_id(text)
+    used = (self.eos_id, self.bos_id)
     special = [
       i
       for i, token in self._tokenizer.get_added_tokens_decoder().items()
-      if token.special and i not in (self.eos_id, self.bos_id)
+      if token.special
+      and i not in used
+      and token.content not in (self._files.chat_template or "")
     ]
     if not special:
       raise ValueError(
-        f"the tokenizer of {self.path} says no pad_token besides the end "
-        "token, expected one as an argument"
+        f"the tokenizer of {self.path} has no special token to spare for "
+        "padding, expected pad_token as an argument"
       )
     return min(special)
 
@@ -155,6 +159,19 @@ class Tokenizer:
     if isinstance(unknown, str) and not model.get("byte_fallback"):
       return self._ids.get(unknown)
     return model.get("unk_id")
+
+  def write(self, folder: pathlib.Path) -> None:
+    """Writes tokenizer.json and what belongs to it, as transformers reads it.
+
+    Args:
+      folder: that is there, such as a checkpoint's.
+    """
+    given = {"eos_token": self.eos_token, "pad_token": self.pad_token}
+    special = {name: text for name, text in given.items() if text is not None}
+    definition = self._files
+    tokenizer_files.write(
+      folder, definition._replace(special={**definition.special, **special})
+    )
 
   def token_id(self, text: str) -> int:
     """The id of a token by its text in the files, as `<|im_end|>`.

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 import re
 from collections.abc import Iterable
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -180,6 +181,21 @@ class TextTokens(Tokens, Protocol):
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """The text of ids."""
     ...
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+  """A vocabulary that other libraries can read too."""
+
+  def write(self, folder: pathlib.Path) -> None:
+    """Writes files into a folder that is there."""
+    ...
+
+
+def write_files(vocabulary: Tokens, folder: pathlib.Path) -> None:
+  """`HasFiles.write`; of other vocabularies nothing is written."""
+  if isinstance(vocabulary, HasFiles):
+    vocabulary.write(folder)
 
 
 def encode_prompt(vocabulary: TextTokens, text: str) -> list[int]:
