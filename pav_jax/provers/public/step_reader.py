@@ -129,7 +129,7 @@ def checked_marks(
   *,
   least: int = 0,
   layout: Layout | None = None,
-) -> tuple[Int[np.ndarray, "B T2"], Int[np.ndarray, "B H"]]:
+) -> tuple[Int[np.ndarray, "B2 T2"], Int[np.ndarray, "B2 H"]]:
   """Tokens and marks as int32, filled up behind their ends.
 
   Args:
