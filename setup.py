@@ -25,6 +25,7 @@ MATH = ["mpmath"]
 # Tokenizers and chat templates of other models, and GGUF files.
 HF = ["gguf", "jinja2>=3.1.6", "tokenizers"]
 GYM = ["reasoning-gym"]
+SERVE = ["starlette", "uvicorn"]
 
 setup(
   name="pav_jax",
@@ -55,9 +56,9 @@ setup(
     "gym": GYM,
     "hf": HF,
     "math": MATH,
-    "serve": ["starlette", "uvicorn"],
+    "serve": SERVE,
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + GYM + HF + MATH,
+    "all": TEST + DATA + GYM + HF + MATH + SERVE,
   },
 )

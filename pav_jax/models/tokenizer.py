@@ -160,19 +160,6 @@ class Tokenizer:
       return self._ids.get(unknown)
     return model.get("unk_id")
 
-  def write(self, folder: pathlib.Path) -> None:
-    """Writes tokenizer.json and what belongs to it, as transformers reads it.
-
-    Args:
-      folder: that is there, such as a checkpoint's.
-    """
-    given = {"eos_token": self.eos_token, "pad_token": self.pad_token}
-    special = {name: text for name, text in given.items() if text is not None}
-    definition = self._files
-    tokenizer_files.write(
-      folder, definition._replace(special={**definition.special, **special})
-    )
-
   def token_id(self, text: str) -> int:
     """The id of a token by its text in the files, as `<|im_end|>`.
 

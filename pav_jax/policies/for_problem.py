@@ -208,7 +208,12 @@ def used_tokens(
 
 
 def export(
-  path: str | os.PathLike, policy: LanguageModel, params: PyTree, problem: Any
+  path: str | os.PathLike,
+  policy: LanguageModel,
+  params: PyTree,
+  problem: Any,
+  *,
+  start: str | None = None,
 ) -> None:
   """Writes a policy for others; the directory appears complete or not at all.
 
@@ -222,6 +227,8 @@ def export(
     params: of the network.
     problem: has `vocabulary` and `delimiter`, which go with it, the first also
       as the files that it came from, if it has such.
+    start: digest of the parameters that training began with, which is kept
+      with these, see `training.state.sha256`; None not to say.
 
   Raises:
     FloatingPointError: if a parameter is not finite.
@@ -244,6 +251,7 @@ def export(
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,
     },
-    identity=identity(vocabulary, problem.delimiter),
+    identity=identity(vocabulary, problem.delimiter)
+    | ({} if start is None else {"start": start}),
     replace=True,
   )

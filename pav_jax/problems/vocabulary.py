@@ -187,15 +187,15 @@ class TextTokens(Tokens, Protocol):
 class HasFiles(Protocol):
   """A vocabulary that other libraries can read too."""
 
-  def write(self, folder: pathlib.Path) -> None:
+  def save(self, folder: pathlib.Path) -> None:
     """Writes files into a folder that is there."""
     ...
 
 
 def write_files(vocabulary: Tokens, folder: pathlib.Path) -> None:
-  """`HasFiles.write`; of other vocabularies nothing is written."""
+  """`HasFiles.save`; of other vocabularies nothing is written."""
   if isinstance(vocabulary, HasFiles):
-    vocabulary.write(folder)
+    vocabulary.save(folder)
 
 
 def encode_prompt(vocabulary: TextTokens, text: str) -> list[int]:

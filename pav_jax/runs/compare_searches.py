@@ -12,9 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from pav_jax import files
+from pav_jax import files, models
 from pav_jax.files import describe
-from pav_jax.models import hf
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers import base as provers
@@ -231,9 +230,14 @@ def _load(
   That of None has the policy's own values for the prover's.
   """
   problem, layout = settings.problem, layout_of(settings.mesh)
-  hf.check_fingerprint(settings.policy, problem.fingerprint)
-  config, params = hf.load(settings.policy, layout=layout, dtype=settings.dtype)
-  policy = language_model(config, problem, temperature=settings.temperature)
+  model = models.load(
+    settings.policy,
+    fingerprint=problem.fingerprint,
+    layout=layout,
+    dtype=settings.dtype,
+  )
+  params, temperature = model.params, settings.temperature
+  policy = language_model(model.config, problem, temperature=temperature)
   run, arms = _identity(settings, policy, params), _arm_identities(settings)
   accept(
     workdir, experiment, run | {f"arm {name}": x for name, x in arms.items()}

@@ -22,6 +22,7 @@ from pav_jax.runs.fit_loop import FitSettings, Fitted, Job
 from pav_jax.runs.workdir import accept, exclusive
 from pav_jax.training import processes, sft, validation
 from pav_jax.training.initial import random_params
+from pav_jax.training.state import sha256
 from pav_jax.training.validation import FinetuneEvaluationConfig
 
 
@@ -83,7 +84,7 @@ def finetune(
   job, layout, keys = _job(pathlib.Path(workdir), experiment, settings)
   policy, problem = settings.policy, settings.problem
   params = settings.init_params(policy, keys["params"], layout)
-  state = job.fitter.init(params)
+  start, state = sha256(params), job.fitter.init(params)
   del params
   fitted = fit_loop.train(job, state)
   progress.say(f"testing the policy of step {fitted.step} …")
@@ -93,7 +94,7 @@ def finetune(
       sampler, params, keys["test"], problem, settings.evaluation
     )
   )
-  export(job.workdir / "policy", policy, params, problem)
+  export(job.workdir / "policy", policy, params, problem, start=start)
   if processes.is_first():
     _write(job, fitted, tested)
   return tested

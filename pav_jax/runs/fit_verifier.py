@@ -38,6 +38,7 @@ from pav_jax.training import (
 )
 from pav_jax.training.fitting import FitState, Fitter
 from pav_jax.training.labelling import Examples, Labelling
+from pav_jax.training.state import sha256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def fit_verifier(
   references = value_evaluation.references(
     problem, data.validation, settings.exact
   )
-  config, fitter, state = _start(settings, data, layout)
+  config, fitter, state, start = _start(settings, data, layout)
   batches = labelling.batches(
     train, batch_size=schedule.batch_size, seed=settings.seed
   )
@@ -191,19 +192,21 @@ def fit_verifier(
   verifier, scaling = _verifier(fitted.params, config, layout), None
   if settings.calibrate:
     verifier, scaling = _calibrated(verifier, data.validation, validation)
-  _export(workdir / "verifier", verifier, problem)
+  _export(workdir / "verifier", verifier, problem, start)
   labels = int((train.weight > 0).sum())
   return _tested(job, fitted, data, labels, verifier, scaling)
 
 
-def _export(path: pathlib.Path, verifier: Verifier, problem: Any) -> None:
-  """Writes the verifier's directory."""
+def _export(
+  path: pathlib.Path, verifier: Verifier, problem: Any, start: str
+) -> None:
+  """Writes the verifier's directory, with the digest of its start."""
   vocabulary = problem.vocabulary
   provers_verifier.save(
     path,
     verifier.config,
     verifier.params,
-    identity=identity(vocabulary, problem.delimiter),
+    identity=identity(vocabulary, problem.delimiter) | {"start": start},
     token_ids={
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,
@@ -213,8 +216,11 @@ def _export(path: pathlib.Path, verifier: Verifier, problem: Any) -> None:
 
 def _start(
   settings: VerifierSettings, data: LabelledData, layout: Layout
-) -> tuple[VerifierConfig, Fitter, FitState]:
-  """The network, its step of training, and the state before the first."""
+) -> tuple[VerifierConfig, Fitter, FitState, str]:
+  """The network, its step of training, the state before the first.
+
+  And the digest of the backbone that training begins with.
+  """
   problem = settings.problem
   backbone_key, head_key = jax.random.split(jax.random.key(settings.seed))
   backbone, params = settings.backbone(
@@ -228,8 +234,9 @@ def _start(
     layout,
     aux_weight=settings.aux_weight,
   )
+  start = sha256(params)
   state = fitter.init(network.init(config, params, head_key))
-  return config, fitter, state
+  return config, fitter, state, start
 
 
 def _verifier(

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
+from pav_jax import models
 from pav_jax.files import describe
-from pav_jax.models import hf, partitioning
+from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.training.state import sha256
@@ -67,7 +68,7 @@ def load(
   """Reads a checkpoint that shares the problem's tokenizer and delimiter.
 
   Args:
-    path: of its directory.
+    path: of its directory, or another source of `models.load`.
     problem: that the network answers.
     make_policy: `(config, problem) -> LanguageModel`.
     layout: where the network lies; None for a single device.
@@ -78,14 +79,18 @@ def load(
   Raises:
     ValueError: if it is of another tokenizer or delimiter, or cannot be read.
   """
-  hf.check_fingerprint(path, problem.fingerprint)
-  config, params = hf.load(
-    path, layout=layout, dtype=dtype, param_dtype=param_dtype, remat=remat
+  model = models.load(
+    path,
+    fingerprint=problem.fingerprint,
+    layout=layout,
+    dtype=dtype,
+    param_dtype=param_dtype,
+    remat=remat,
   )
-  policy = make_policy(config, problem)
+  policy = make_policy(model.config, problem)
   if layout is not None:
     policy = dataclasses.replace(policy, layout=layout)
-  return Loaded(policy, params, sha256(params))
+  return Loaded(policy, model.params, sha256(model.params))
 
 
 def check_alike(policy: LanguageModel, prover: LanguageModel) -> None:

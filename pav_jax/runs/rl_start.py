@@ -1,14 +1,16 @@
 """What reinforcement learning starts from: a checkpoint, or new parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
+from pav_jax import models
 from pav_jax.files import describe
-from pav_jax.models import adapters, hf, trimming
+from pav_jax.models import adapters, trimming
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import KeptTokens, Lora
 from pav_jax.policies.base import Policy
@@ -44,10 +46,10 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyCheckpoint:
-  """A language model in Hugging Face's format, the same for all seeds.
+  """A language model of a checkpoint, the same for all seeds.
 
   Attributes:
-    path: of its directory.
+    path: of its directory, or another source of `models.load`.
     make_policy: `(config, problem) -> LanguageModel`, at temperature 1.
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
@@ -79,14 +81,15 @@ class PolicyCheckpoint:
       ValueError: if it is of another tokenizer or delimiter, or samples from
         another distribution than the one that is trained.
     """
-    hf.check_fingerprint(self.path, problem.fingerprint)
-    config, params = hf.load(
+    loaded = models.load(
       self.path,
+      fingerprint=problem.fingerprint,
       layout=layout,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       remat=self.remat,
     )
+    config, params = loaded.config, loaded.params
     if self.kept is not None:
       config, params = trimming.trim(config, params, self.kept, layout=layout)
     if self.lora is not None:
@@ -101,13 +104,18 @@ class PolicyCheckpoint:
         f"{model.top_k} and top_p {model.top_p}, expected 1, None and 1: "
         "others are not the policy that is trained"
       )
-    policy = ProblemPolicy(model, problem)
-    identity = {"policy": describe(policy), "start": sha256(params)}
-    return Start(policy, params, False, identity, _export)
+    policy, start = ProblemPolicy(model, problem), sha256(loaded.params)
+    return Start(
+      policy,
+      loaded.params,
+      False,
+      {"policy": describe(policy), "start": start},
+      functools.partial(_export, start=start),
+    )
 
 
-def _export(path, policy: ProblemPolicy, params, problem) -> None:
-  export(path, policy.model, params, problem)
+def _export(path, policy: ProblemPolicy, params, problem, *, start) -> None:
+  export(path, policy.model, params, problem, start=start)
 
 
 @dataclasses.dataclass(frozen=True)

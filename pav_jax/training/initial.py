@@ -5,7 +5,8 @@ import functools
 
 import jax
 
-from pav_jax.models import adapters, growing, hf, model, transformer, trimming
+from pav_jax import models
+from pav_jax.models import adapters, growing, transformer, trimming
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
@@ -28,8 +29,7 @@ class Pretrained:
   """Parameters of a checkpoint.
 
   Attributes:
-    path: of its directory in Hugging Face's format, or another source of
-      `models.model.load`.
+    path: of its directory, or another source of `models.load`.
     fingerprint: of vocabulary and delimiter, which a checkpoint that says its
       own must share; None not to compare.
   """
@@ -45,29 +45,28 @@ class Pretrained:
     Raises:
       ValueError: if the checkpoint is of another network or vocabulary.
     """
-    if self.fingerprint is not None:
-      hf.check_fingerprint(self.path, self.fingerprint)
     want = policy.config
-    loaded = model.load(
+    model = models.load(
       self.path,
+      fingerprint=self.fingerprint,
       layout=layout,
       param_dtype=want.param_dtype,
       dtype=want.dtype,
       remat=want.remat,
     )
-    config, params = loaded.config, loaded.params
     different = [
-      f"{field.name} {getattr(config, field.name)} (policy: "
+      f"{field.name} {getattr(model.config, field.name)} (policy: "
       f"{getattr(want, field.name)})"
-      for field in dataclasses.fields(config)
+      for field in dataclasses.fields(want)
       if field.name not in _FREE
-      and getattr(config, field.name) != getattr(want, field.name)
+      and getattr(model.config, field.name) != getattr(want, field.name)
     ]
     if different:
       raise ValueError(
         f"checkpoint {self.path} is of another network than the policy: "
         f"{', '.join(different)}"
       )
+    config, params = model.config, model.params
     if want.kept is not None:
       config, params = trimming.trim(config, params, want.kept, layout=layout)
     if want.lora is not None:
@@ -80,7 +79,7 @@ class PretrainedBackbone:
   """What a verifier starts from: a checkpoint such as the policy's, or deeper.
 
   Attributes:
-    path: of its directory, in Hugging Face's format, see `models.hf.load`.
+    path: of its directory, or another source of `models.load`.
     num_layers: more than the checkpoint has, see `models.growing`; None for as
       many.
     param_dtype: of parameters; None for that of the checkpoint.
@@ -122,14 +121,15 @@ class PretrainedBackbone:
       ValueError: if the checkpoint cannot be read, is of another vocabulary, or
         has more layers.
     """
-    hf.check_fingerprint(self.path, fingerprint)
-    config, params = hf.load(
+    model = models.load(
       self.path,
+      fingerprint=fingerprint,
       layout=layout,
       param_dtype=self.param_dtype,
       dtype=self.dtype,
       remat=self.remat,
     )
+    config, params = model.config, model.params
     if self.lora is not None:
       return adapters.add(config, params, self.lora, key, layout=layout)
     num_layers = self.num_layers or config.num_layers

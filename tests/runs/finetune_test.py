@@ -15,14 +15,15 @@ from pav_jax.models import (
   partitioning,
   transformer,
 )
+from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.chain import Chain
 from pav_jax.runs import finetune as sft_run
 from pav_jax.training import sft
-from pav_jax.training.initial import Pretrained
-from pav_jax.training.state import Checkpoints
+from pav_jax.training.initial import Pretrained, random_params
+from pav_jax.training.state import Checkpoints, sha256
 from pav_jax.training.validation import FinetuneEvaluationConfig
 
 # Tables of 4 × 3 sums: so few that a tiny network learns them by heart.
@@ -113,6 +114,12 @@ def test_writes_what_a_later_run_needs(finished):
   logits = sft.transformer.apply(config, params, jnp.zeros((1, 2), jnp.int32))
   assert np.isfinite(logits).all()
   assert (workdir / "sft.png").stat().st_size > 1000
+  # What it began with: parameters drawn with the first key of seed 0.
+  key, _, _ = jax.random.split(jax.random.key(0), 3)
+  layout = Layout(partitioning.make_mesh(devices=jax.devices()[:1]))
+  start = random_params(language_model(CONFIG, PROBLEM), key, layout)
+  side = json.loads((workdir / "policy" / "pav_jax.json").read_text())
+  assert side["start"] == sha256(start)
 
 
 def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
