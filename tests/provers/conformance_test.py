@@ -97,18 +97,18 @@ WORDS = ByteTokens(
 OTHER = dataclasses.replace(CONFIG, vocab_size=WORDS.vocab_size, max_length=512)
 
 
+BACKBONE = transformer.init(OTHER, jax.random.key(4))
+
+
 def public_prover(joining, outputs, rule, *, offset=0):
   """A random reward model of a head of layers, in another's tokens."""
-  backbone, *keys = jax.random.split(jax.random.key(4), 1 + len(outputs))
-  inputs = (OTHER.width, *outputs)
+  rng, inputs = np.random.default_rng(0), (OTHER.width, *outputs)
+  head = (
+    {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32)}
+    for shape in itertools.pairwise(inputs)
+  )
   reader = StepReader(
-    params={
-      "backbone": transformer.init(OTHER, backbone),
-      "head": tuple(
-        {"kernel": jax.random.normal(key, shape)}
-        for key, shape in zip(keys, itertools.pairwise(inputs), strict=True)
-      ),
-    },
+    params={"backbone": BACKBONE, "head": tuple(head)},
     config=OTHER,
     meaning="value" if rule == "last" else "correctness",
     joining=joining,
@@ -119,11 +119,12 @@ def public_prover(joining, outputs, rule, *, offset=0):
 
 
 def log_ratio_prover():
-  policy, reference = (
-    transformer.init(OTHER, jax.random.key(seed)) for seed in (4, 5)
-  )
+  """Of a random model, and of the same less sure of itself."""
+  less = BACKBONE | {
+    "final_norm": {"scale": BACKBONE["final_norm"]["scale"] - 0.5}
+  }
   return LogRatioReader(
-    params={"policy": policy, "reference": reference},
+    params={"policy": BACKBONE, "reference": less},
     config=(OTHER, OTHER),
     beta=0.1,
     joining=ChatAnswer(system=""),

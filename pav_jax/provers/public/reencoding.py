@@ -249,9 +249,6 @@ class Reencoded(base.FixedProver):
   def _read(self, sequences: Sequence[Joined]) -> Float[np.ndarray, "B H"]:
     """Scores of the steps of some sequences, filled up to few shapes."""
     rows = room_for(len(sequences), least=1)
-    if self.layout is not None:
-      shards = self.layout.num_shards("batch")
-      rows = -(-rows // shards) * shards
     length = max(len(x.tokens) for x in sequences)
     marks = room_for(max(len(x.marks) for x in sequences), least=4)
     tokens = np.zeros((rows, length), np.int32)

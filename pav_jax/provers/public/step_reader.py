@@ -87,13 +87,17 @@ class StepReader(PublicReader):
         is out of its range.
     """
     del begin
-    tokens, mark = checked_marks(tokens, mark, self.config, least=-self.offset)
+    number = len(tokens)
+    tokens, mark = checked_marks(
+      tokens, mark, self.config, least=-self.offset, layout=self.layout
+    )
     hidden = _hidden(
       self.config, self.params["backbone"], tokens, layout=self.layout
     )
     at = np.maximum(mark + self.offset, 0)
     logit = _log_odds(self.params["head"], hidden, at, self.softcap)
-    return np.where(mark >= 0, np.asarray(jax.nn.sigmoid(logit)), np.nan)
+    score = np.where(mark >= 0, np.asarray(jax.nn.sigmoid(logit)), np.nan)
+    return score[:number]
 
 
 _hidden = jax.jit(
@@ -124,14 +128,16 @@ def checked_marks(
   config: TransformerConfig,
   *,
   least: int = 0,
-) -> tuple[Int[np.ndarray, "B T2"], Int[np.ndarray, "B H"]]:
-  """Tokens, filled up behind their ends, and marks, as int32.
+  layout: Layout | None = None,
+) -> tuple[Int[np.ndarray, "B2 T2"], Int[np.ndarray, "B2 H"]]:
+  """Tokens and marks as int32, filled up behind their ends.
 
   Args:
     tokens: as of `StepReader.scores`.
     mark: as of `StepReader.scores`.
     config: of the decoder that reads them.
     least: of the marks that are not −1.
+    layout: over whose devices rows have to divide evenly.
 
   Raises:
     ValueError: as of `StepReader.scores`.
@@ -162,8 +168,10 @@ def checked_marks(
       f"… {length - 1}, or -1 for no step"
     )
   room = min(room_for(length), config.max_length) - length
-  tokens = np.pad(tokens.astype(np.int32), ((0, 0), (0, room)))
-  return tokens, mark.astype(np.int32)
+  rows = 0 if layout is None else -len(tokens) % layout.num_shards("batch")
+  tokens = np.pad(tokens.astype(np.int32), ((0, rows), (0, room)))
+  fill = ((0, rows), (0, 0))
+  return tokens, np.pad(mark.astype(np.int32), fill, constant_values=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,8 +231,12 @@ class LogRatioReader(PublicReader):
       )
     # Filled up last for the model that has less room.
     for config in sorted(self.config, key=lambda x: -x.max_length):
-      filled, mark = checked_marks(tokens, mark, config, least=1)
-    start = np.asarray(begin, np.int32)[:, None] - 1
+      filled, filled_mark = checked_marks(
+        tokens, mark, config, least=1, layout=self.layout
+      )
+    start = np.zeros((len(filled), 1), np.int32)
+    start[: len(tokens), 0] = np.asarray(begin) - 1
+    number, mark = len(tokens), filled_mark
     # Where there is no step, the mark before is repeated.
     ends = np.maximum.accumulate(np.concatenate([start, mark], 1), axis=1)
     if (start < 0).any() or (mark[mark >= 0] != ends[:, 1:][mark >= 0]).any():
@@ -240,7 +252,8 @@ class LogRatioReader(PublicReader):
     total = np.cumsum(logp.astype(np.float64) - reference, axis=1)
     total = np.pad(total, ((0, 0), (1, 0)))
     ratio = np.diff(np.take_along_axis(total, ends, axis=1), axis=1)
-    return np.where(mark >= 0, self.beta * ratio, np.nan).astype(np.float32)
+    score = np.where(mark >= 0, self.beta * ratio, np.nan).astype(np.float32)
+    return score[:number]
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="layout")

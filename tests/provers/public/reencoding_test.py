@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax.models import transformer
+from pav_jax.models import partitioning, transformer
+from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.plain_text import PlainText
 from pav_jax.provers import base
@@ -195,6 +196,16 @@ def test_other_heads_and_other_tokens_are_no_verifier():
     model(1, fingerprint=None).prover(problem)
   with pytest.raises(ValueError, match="start is 'half' and joining"):
     model(1).prover(problem, start="half")
+
+
+def test_parameters_may_have_a_copy_on_every_device():
+  layout = Layout(partitioning.make_mesh())
+  made = model(2, joining=SeparatedSteps(), tokenizer=MODEL)
+  prover = made.prover(PROBLEM)
+  rows = rollout(("ab", "cde\n", "f"), ("x", "y\n\n"), ("z", "z"))
+  copied = base.placed(prover, layout)
+  assert copied.layout == layout and len(jax.devices()) > 3
+  np.testing.assert_allclose(copied(None, rows), prover(None, rows), atol=1e-5)
 
 
 def test_a_prover_says_what_its_values_depend_on():
