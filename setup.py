@@ -50,7 +50,7 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "bench": ["math-verify", "torch", "transformers"],
+    "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
     "gym": GYM,
     "hf": HF,

@@ -55,6 +55,7 @@ CONFIGURABLES = {
     "Tokenizer": "Tokenizer",
   },
   "pav_jax.models.transformer_config": {
+    "KeptTokens": "KeptTokens",
     "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
@@ -63,6 +64,7 @@ CONFIGURABLES = {
   },
   "pav_jax.policies.for_problem": {
     "language_model": "language_model",
+    "used_tokens": "used_tokens",
   },
   "pav_jax.policies.language_model": {
     "LanguageModel": "LanguageModel",

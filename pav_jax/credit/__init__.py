@@ -7,9 +7,10 @@ runs one, with or without state. Weights of steps that do not exist are 0.
 |---|---|
 | `outcome` | R |
 | `EffectiveReward` | Q^π + α A^μ, the paper's Eq. 5, or its ablations |
-| `rloo`, `grpo`, `dr_grpo` | R less the group's mean, over its deviation |
+| `rloo`, `grpo`, `dr_grpo`, `dapo` | R less the mean, over the deviation |
 | `gae`, `vine` | advantages of the policy from values of prefixes |
 | `pure` | what the worst step is worth, up to it |
+| `prime`, `progress_advantage` | what steps add to an implicit reward |
 | `tree_rl`, `spo_tree`, `gigpo` | comparisons of rollouts that share prefixes |
 | `Centred` | any of them, less a baseline and over a scale |
 
@@ -28,9 +29,15 @@ from pav_jax.credit.base import (
   init,
   rewards,
 )
-from pav_jax.credit.centring import batch_mean, group_deviation, group_mean
+from pav_jax.credit.centring import (
+  batch_mean,
+  group_deviation,
+  group_mean,
+  has_spread,
+)
 from pav_jax.credit.estimators import (
   EffectiveReward,
+  dapo,
   dr_grpo,
   gae,
   grpo,
@@ -39,6 +46,11 @@ from pav_jax.credit.estimators import (
   pure,
   rloo,
   vine,
+)
+from pav_jax.credit.implicit import (
+  implicit_values,
+  prime,
+  progress_advantage,
 )
 from pav_jax.credit.trees import (
   gigpo,
@@ -57,6 +69,7 @@ __all__ = [
   "apply",
   "as_pytree",
   "batch_mean",
+  "dapo",
   "dr_grpo",
   "existing",
   "gae",
@@ -64,9 +77,13 @@ __all__ = [
   "group_deviation",
   "group_mean",
   "grpo",
+  "has_spread",
+  "implicit_values",
   "init",
   "low_probability",
   "outcome",
+  "prime",
+  "progress_advantage",
   "pure",
   "rewards",
   "rloo",

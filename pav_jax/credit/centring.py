@@ -8,7 +8,7 @@ expected gradient stays as it is; with the rollout in the mean it is scaled by
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax import steps
 from pav_jax.credit import base
@@ -118,6 +118,22 @@ def group_deviation(
   # Deviations from the row's own group's mean are those of all in the group.
   squares = _sums(same, jnp.square(x - mean) * counted)
   return jnp.sqrt(squares / jnp.maximum(count - ddof, 1)) + epsilon
+
+
+def has_spread(
+  rollout: Rollout, groups: Int[Array, "B"] | None = None
+) -> Bool[Array, "B"]:
+  """Whether outcomes differ in a rollout's group, as DAPO's filter asks.
+
+  Where they do not, group-relative weights are 0 (2503.14476, Sec. 3.2).
+
+  Args:
+    rollout: B graded rollouts.
+    groups: see `base.Credit`.
+  """
+  groups = base.group_of(rollout, groups)
+  other = rollout.outcome[:, None] != rollout.outcome
+  return jnp.any((groups[:, None] == groups) & other, axis=-1)
 
 
 def _statistic(rollout, rewards, of):

@@ -198,6 +198,7 @@ def pure(
   *,
   temperature: Leaf = 0.1,
   outcome_weight: Leaf = 1.0,
+  baseline: str = "steps",
 ) -> Float[Array, "B H"]:
   """PURE: a response is worth its worst step (arXiv 2504.15275).
 
@@ -205,12 +206,15 @@ def pure(
   `r*_h = r_h exp(−r_h/T) / Σ_j exp(−r_j/T)`, whose sum tends to the minimum as
   T does to 0,
 
-      Â_h = Σ_{j >= h} (r*_j − b) + c (R − R̄)
+      Â_h = Σ_{j >= h} (r*_j − b n_j) + c (R − R̄)
 
-  where b is the mean over the problem's other samples of `Σ_j r*_j / L` and R̄
-  the mean of their outcomes. Steps up to the worst one get its reward, and
-  those after it none. The paper does not say what b is for one sample alone;
-  here 0.
+  where R̄ is the mean outcome of the problem's other samples. Steps up to the
+  worst one get its reward, and those after it none. The authors' code has two
+  forms of the baseline: by steps, n_j = 1 and b the mean over the other samples
+  of `Σ_j r*_j / L`; by tokens, which its scripts choose, n_j the tokens of step
+  j and b the others' `Σ r*` over their tokens. Tokens that end a step have no
+  weight there, and here that of their step. For one sample alone, where that
+  code divides by 0, b and R̄ are 0.
 
   Args:
     rollout: B graded rollouts.
@@ -218,21 +222,66 @@ def pure(
     groups: see `base.Credit`.
     temperature: T > 0.
     outcome_weight: c, of the verifiable reward; 0 for PRM alone.
+    baseline: "steps" or "tokens".
+
+  Raises:
+    ValueError: for another baseline.
   """
   q = base.checked_values(rollout, q)
   exists = steps.step_mask(rollout.prefix_len)
   r = 2 * q[:, 1:] - 1
   share = jax.nn.softmax(-r / temperature, axis=-1, where=exists)
   softmin = base.existing(rollout, share * r)
-  length = jnp.maximum(jnp.sum(exists, axis=-1), 1)
-  of_others = functools.partial(
-    centring.group_mean, groups=groups, of="responses", leave_one_out=True
+  process = returns_less_others(rollout, softmin, groups, by=baseline)
+  return base.existing(
+    rollout, process + outcome_weight * rloo(rollout, None, groups)
   )
-  per_step = jnp.sum(softmin, axis=-1) / length
-  mean = of_others(dataclasses.replace(rollout, outcome=per_step), softmin)
-  centred = outcome(rollout) - of_others(rollout, softmin)
-  process = _sums_to_come(base.existing(rollout, softmin - mean), 1.0)
-  return base.existing(rollout, process + outcome_weight * centred)
+
+
+def returns_less_others(
+  rollout: Rollout,
+  rewards: Float[Array, "B H"],
+  groups: Int[Array, "B"] | None = None,
+  *,
+  by: str = "steps",
+) -> Float[Array, "B H"]:
+  """`Σ_{j >= h} (r_j − b n_j)`: returns less what others earn meanwhile.
+
+  Args:
+    rollout: B rollouts.
+    rewards: r of steps, 0 where no step exists.
+    groups: see `base.Credit`.
+    by: "steps", n_j = 1 and b the mean over the problem's other samples of
+      their mean reward a step; "tokens", n_j the tokens of step j and b the
+      others' rewards over their tokens, all summed. 0 where there is no other.
+
+  Raises:
+    ValueError: for another `by`.
+  """
+  if by not in ("steps", "tokens"):
+    raise ValueError(f"by is {by!r}, expected 'steps' or 'tokens'")
+  exists = steps.step_mask(rollout.prefix_len)
+  of_others = functools.partial(
+    centring.group_mean,
+    rewards=rewards,
+    groups=groups,
+    of="responses",
+    leave_one_out=True,
+  )
+
+  def mean_of_others(x):
+    return of_others(dataclasses.replace(rollout, outcome=x))
+
+  total = jnp.sum(rewards, axis=-1)
+  if by == "steps":
+    size = exists.astype(rewards.dtype)
+    length = jnp.maximum(jnp.sum(size, axis=-1), 1)
+    expected = mean_of_others(total / length)
+  else:
+    size = jnp.diff(rollout.prefix_len, axis=-1).astype(rewards.dtype)
+    tokens = mean_of_others(jnp.sum(size, axis=-1))
+    expected = mean_of_others(total) / jnp.where(tokens > 0, tokens, 1)
+  return _sums_to_come(base.existing(rollout, rewards - expected * size), 1.0)
 
 
 def rloo(
@@ -296,6 +345,35 @@ def grpo(
     centring.group_deviation, of="responses", ddof=ddof, epsilon=epsilon
   )
   return base.Centred(outcome, mean, scale)(rollout, q, groups)
+
+
+def dapo(
+  rollout: Rollout,
+  q: Float[Array, "B P"] | None = None,
+  groups: Int[Array, "B"] | None = None,
+  *,
+  ddof: int = 1,
+  epsilon: float = 1e-6,
+) -> Float[Array, "B H"]:
+  """DAPO's advantages: `grpo`, over groups that have spread (2503.14476).
+
+  Groups whose outcomes are all alike count in no average: weights are `grpo`'s
+  times B over the rollouts of other groups. It is `grpo` where every group has
+  spread; of no such group all weights are 0. What else makes DAPO is elsewhere:
+  samples in place of the groups that drop out (`training.rl.Arm.oversampling`),
+  the two bounds of the ratio and the average over tokens
+  (`losses.clipped_policy_gradient_loss`). The paper does not say ddof or ε.
+
+  Args:
+    rollout: B graded rollouts.
+    q: not looked at.
+    groups: see `base.Credit`.
+    ddof: see `centring.group_deviation`.
+    epsilon: see `centring.group_deviation`.
+  """
+  weights = grpo(rollout, q, groups, ddof=ddof, epsilon=epsilon)
+  kept = jnp.sum(centring.has_spread(rollout, groups))
+  return weights * (len(weights) / jnp.maximum(kept, 1))
 
 
 def _is_last(exists):

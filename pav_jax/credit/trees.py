@@ -109,6 +109,12 @@ def tree_rl(
   Of one rollout alone n is 1, and the sum is the PAV advantage and how far the
   prefix is ahead of the bare problem.
 
+  The authors' code differs from that equation: it takes the mean of the other
+  leaves off each leaf's outcome, which multiplies all by B / (B − 1); divides
+  each value by the root of its own n before it subtracts (`q_{h+1} / √n_{h+1} −
+  q_h / √n_h`); and counts in n the leaves that are trained on, which may be
+  fewer than those that were sampled.
+
   Args:
     rollout: B graded rollouts.
     q: values of prefixes; None for `tree_values`.

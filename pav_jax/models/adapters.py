@@ -21,24 +21,31 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 
 
-def _is_adapter(path: tuple) -> bool:
+def _ends(path: tuple, endings: tuple[str, ...]) -> bool:
   name = path[-1] if path else None
-  return str(getattr(name, "key", name)).endswith((LORA_A, LORA_B))
+  return str(getattr(name, "key", name)).endswith(endings)
 
 
 def split(params: PyTree) -> tuple[PyTree, PyTree]:
   """What is trained of parameters, and the base, which is not.
 
+  Where there are adapters they are trained. Where there are none, everything is
+  but the rows of all tokens that `trimming` sets aside; without those either
+  the base is {}.
+
   Args:
-    params: of a policy, or anything shaped like them; all of those without
-      adapters are trained, and their base is {}.
+    params: of a policy, or anything shaped like them.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  if not any(_is_adapter(path) for path, _ in leaves):
+  for ending in ((LORA_A, LORA_B), (transformer.WHOLE,)):
+    if any(_ends(path, ending) for path, _ in leaves):
+      break
+  else:
     return params, {}
   trained, base = {}, {}
   for path, leaf in flatten_dict(params).items():
-    (trained if _is_adapter(path) else base)[path] = leaf
+    is_trained = _ends(path, ending) == (LORA_A in ending)
+    (trained if is_trained else base)[path] = leaf
   return unflatten_dict(trained), unflatten_dict(base)
 
 

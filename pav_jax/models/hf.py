@@ -361,6 +361,11 @@ def save(
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
+  if config.lora is not None or config.kept is not None:
+    raise ValueError(
+      f"the configuration has lora {config.lora} and kept {config.kept}, "
+      "expected neither: `adapters.merge` and `trimming.restore` undo them"
+    )
   if head:
     config = dataclasses.replace(config, tied=True)
     params = {name: x for name, x in params.items() if name != "output"}

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import math
+import zlib
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
@@ -115,6 +116,41 @@ class Lora:
     return self.alpha / self.rank
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class KeptTokens:
+  """The tokens that a network may say; it may be told any.
+
+  Logits are of these alone, so their softmax is that of all tokens, given that
+  it is one of these. See `models.trimming`.
+
+  Attributes:
+    ids: of the tokens, in any order; kept sorted and each once.
+
+  Raises:
+    ValueError: if there is none, or one is negative.
+  """
+
+  ids: tuple[int, ...]
+
+  def __post_init__(self):
+    ids = tuple(sorted({int(token) for token in self.ids}))
+    if not ids or ids[0] < 0:
+      raise ValueError(
+        f"kept tokens are {ids[:3]} …, expected one or more, none negative"
+      )
+    object.__setattr__(self, "ids", ids)
+
+  def __repr__(self):
+    digest = zlib.crc32(np.asarray(self.ids, "<i4").tobytes())
+    return f"KeptTokens({len(self.ids)} ids, crc32 {digest:08x})"
+
+  def places(self, vocab_size: int) -> Int[np.ndarray, "V"]:
+    """The index of each token among those kept; their number for others."""
+    places = np.full(vocab_size, len(self.ids), np.int32)
+    places[list(self.ids)] = np.arange(len(self.ids))
+    return places
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
   """How one layer attends.
@@ -171,6 +207,7 @@ class TransformerConfig:
     scaled_embedding: embeddings are multiplied by √D.
     tied: the embedding is the output layer too.
     lora: adapters of the layers' kernels, see `models.adapters`; None for none.
+    kept: tokens that have logits, see `models.trimming`; None for all.
   """
 
   vocab_size: int
@@ -203,6 +240,7 @@ class TransformerConfig:
   scaled_embedding: bool = True
   tied: bool = True
   lora: Lora | None = None
+  kept: KeptTokens | None = None
 
   def __post_init__(self):
     if self.query_pre_attn_scalar is None:
@@ -240,6 +278,11 @@ class TransformerConfig:
         raise ValueError(
           f"{name} is {getattr(self, name)!r}, expected one of {allowed}"
         )
+    if self.kept is not None and self.kept.ids[-1] >= self.vocab_size:
+      raise ValueError(
+        f"token {self.kept.ids[-1]} is kept, expected tokens below vocab_size, "
+        f"{self.vocab_size}"
+      )
     object.__setattr__(self, "pattern", tuple(self.pattern))
     if not self.pattern or not set(self.pattern) <= set(KINDS):
       raise ValueError(
@@ -261,6 +304,11 @@ class TransformerConfig:
         )
       )
     return tuple(specs)
+
+  @property
+  def num_outputs(self) -> int:
+    """Tokens that have logits."""
+    return self.vocab_size if self.kept is None else len(self.kept.ids)
 
   @property
   def num_periods(self) -> int:

@@ -64,7 +64,7 @@ class VerifierConfig:
     config = self.trunk.with_layers(
       self.reader_layers, first=-self.reader_layers
     )
-    return dataclasses.replace(config, vocab_size=1, lora=None)
+    return dataclasses.replace(config, vocab_size=1, lora=None, kept=None)
 
 
 def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,9 +18,10 @@ from pav_jax.models import (
   hf_adapters,
   partitioning,
   transformer,
+  trimming,
 )
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
 from pav_jax.problems.vocabulary import identity, write_files
@@ -173,13 +175,46 @@ def language_model(
   )
 
 
+def used_tokens(
+  problem: Any,
+  *,
+  num_demonstrations: int = 1024,
+  also: Sequence[int] = (),
+) -> KeptTokens:
+  """The tokens that answers to a problem are made of.
+
+  Those of demonstrations of the train split, the end of a text and padding.
+  What a policy is to say beyond them it has to be given: a model's own way of
+  writing an answer, all digits.
+
+  Args:
+    problem: a text problem with demonstrations.
+    num_demonstrations: that are read, of different problems; fewer if there are
+      fewer.
+    also: other tokens.
+  """
+  number = min(num_demonstrations, problem.split_size("train"))
+  ids = problem.problem_ids("train", 0, number)
+  rollout = problem.demonstrations(ids, np.zeros_like(ids))
+  said = np.arange(rollout.tokens.shape[1]) < rollout.prefix_len[:, -1:]
+  vocabulary = problem.vocabulary
+  return KeptTokens(
+    (
+      *np.unique(np.asarray(rollout.tokens)[said]).tolist(),
+      *(vocabulary.eos_id, vocabulary.pad_id),
+      *also,
+    )
+  )
+
+
 def export(
   path: str | os.PathLike, policy: LanguageModel, params: PyTree, problem: Any
 ) -> None:
   """Writes a policy for others; the directory appears complete or not at all.
 
   Adapters are merged into their kernels, and beside that in `adapters/`, as
-  PEFT keeps them. Of several processes all call, and the first one writes.
+  PEFT keeps them; of trimmed embeddings all rows are written. Of several
+  processes all call, and the first one writes.
 
   Args:
     path: a directory; one that is there is replaced.
@@ -203,7 +238,7 @@ def export(
 
   hf.save(
     path,
-    *adapters.merge(policy.config, params),
+    *trimming.restore(*adapters.merge(policy.config, params)),
     also=write_also,
     token_ids={
       "eos_token_id": vocabulary.eos_id,

@@ -8,9 +8,9 @@ import jax
 from jaxtyping import PyTree
 
 from pav_jax.files import describe
-from pav_jax.models import adapters, hf
+from pav_jax.models import adapters, hf, trimming
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import Lora
+from pav_jax.models.transformer_config import KeptTokens, Lora
 from pav_jax.policies.base import Policy
 from pav_jax.policies.for_problem import (
   ProblemPolicy,
@@ -53,6 +53,8 @@ class PolicyCheckpoint:
     param_dtype: of parameters; None for the checkpoint's.
     remat: what is computed again for gradients, see `TransformerConfig`.
     lora: adapters that are trained in place of the policy; None to train all.
+    kept: tokens that the policy may say, see `for_problem.used_tokens`; None
+      for all.
   """
 
   path: str
@@ -61,6 +63,7 @@ class PolicyCheckpoint:
   param_dtype: str | None = None
   remat: str = "none"
   lora: Lora | None = None
+  kept: KeptTokens | None = None
 
   def load(
     self, problem: Problem, keys: jax.Array, layout: Layout | None
@@ -84,6 +87,8 @@ class PolicyCheckpoint:
       param_dtype=self.param_dtype,
       remat=self.remat,
     )
+    if self.kept is not None:
+      config, params = trimming.trim(config, params, self.kept, layout=layout)
     if self.lora is not None:
       key = Stream.PARAMS.of(keys[0])
       config, params = adapters.add(

@@ -5,13 +5,13 @@ import functools
 
 import jax
 
-from pav_jax.models import adapters, growing, hf, model, transformer
+from pav_jax.models import adapters, growing, hf, model, transformer, trimming
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 
 # Fields that say how to compute with a network, not which network it is.
-_FREE = ("dtype", "param_dtype", "remat", "max_length", "lora")
+_FREE = ("dtype", "param_dtype", "remat", "max_length", "lora", "kept")
 
 
 def random_params(
@@ -68,6 +68,8 @@ class Pretrained:
         f"checkpoint {self.path} is of another network than the policy: "
         f"{', '.join(different)}"
       )
+    if want.kept is not None:
+      config, params = trimming.trim(config, params, want.kept, layout=layout)
     if want.lora is not None:
       _, params = adapters.add(config, params, want.lora, key, layout=layout)
     return params

@@ -133,6 +133,52 @@ def test_pure_subtracts_what_the_others_are_worth_a_step(make_rollout):
   )
 
 
+def test_pures_baseline_by_tokens_is_what_others_earn_a_token(make_rollout):
+  # As above with steps of 3, 1 and 2 tokens. The other sample's .2 over 2
+  # tokens is .1 a token, .3 and .1 of row 0's steps; row 1's −.6 over 4, −.3.
+  rollout = dataclasses.replace(
+    make_rollout([2, 1], [1, 0], room=2),
+    tokens=jnp.ones((2, 5), jnp.int32),
+    logp=jnp.zeros((2, 5)),
+    prefix_len=jnp.array([[1, 4, 5], [1, 3, 3]]),
+  )
+  q = jnp.array([[0.5, 0.2, 0.9], [0.5, 0.6, NAN]])
+  got = credit.pure(
+    rollout, q, temperature=1e-3, outcome_weight=0.0, baseline="tokens"
+  )
+  np.testing.assert_allclose(got, [[-1.0, -0.1], [0.5, 0]], atol=1e-6)
+
+
+def test_pures_baselines_agree_where_steps_are_tokens_and_lengths_equal(
+  make_rollout,
+):
+  rollout = make_rollout([3, 3], [1, 0])
+  q = jnp.array([[0.5, 0.6, 0.2, 0.9], [0.5, 0.4, 0.7, 0.0]])
+  np.testing.assert_allclose(
+    credit.pure(rollout, q, baseline="tokens"),
+    credit.pure(rollout, q),
+    atol=1e-6,
+  )
+  with pytest.raises(ValueError, match="by is 'words', expected 'steps' or"):
+    credit.pure(rollout, q, baseline="words")
+
+
+def test_dapo_averages_over_groups_that_have_spread(make_rollout):
+  # Of 6 rollouts the 4 of problems 0 and 2 have spread: 6/4 of GRPO's.
+  rollout = make_rollout(
+    [1] * 6, [1, 0, 1, 1, 0, 1], [0, 0, 1, 1, 2, 2], room=1
+  )
+  np.testing.assert_array_equal(credit.has_spread(rollout), [1, 1, 0, 0, 1, 1])
+  got = credit.dapo(rollout)
+  np.testing.assert_allclose(got, 1.5 * credit.grpo(rollout))
+  np.testing.assert_array_equal(got[2:4], 0)
+  # The groups that are kept, alone, have GRPO's.
+  kept = jax.tree.map(lambda x: x[jnp.array([0, 1, 4, 5])], rollout)
+  np.testing.assert_allclose(credit.dapo(kept), credit.grpo(kept))
+  nothing = dataclasses.replace(rollout, outcome=jnp.zeros(6))
+  np.testing.assert_array_equal(credit.dapo(nothing), 0)
+
+
 def test_group_relative_estimators_by_hand(make_rollout):
   # Outcomes 1, 0, 0, 1 and lengths unlike: mean 1/2, deviation √(1/3).
   rollout = make_rollout([3, 2, 1, 1], [1, 0, 0, 1])
@@ -165,6 +211,9 @@ ESTIMATORS = {
   "rloo": credit.rloo,
   "grpo": credit.grpo,
   "dr_grpo": credit.dr_grpo,
+  "dapo": credit.dapo,
+  "prime": credit.prime,
+  "progress_advantage": credit.progress_advantage,
   "spo_tree": credit.spo_tree,
   "tree_rl": credit.tree_rl,
   "gigpo": credit.gigpo,
@@ -210,6 +259,8 @@ def test_a_missing_prover_is_named(rollout):
     credit.vine,
     credit.gae,
     credit.pure,
+    credit.prime,
+    credit.progress_advantage,
     credit.EffectiveReward(1.0),
   ):
     with pytest.raises(ValueError, match="q is None; expected values"):

@@ -62,6 +62,24 @@ def test_files_come_back_as_peft_wrote_them(base, tmp_path):
   assert written.items() <= fields.items()
 
 
+def test_peft_computes_the_same_from_what_is_written(base, tmp_path):
+  torch = pytest.importorskip("torch", reason="the extra `bench` is absent")
+  transformers = pytest.importorskip("transformers")
+  peft = pytest.importorskip("peft")
+  config, params = hf_adapters.load(GOLDEN, base.config, base.params)
+  arrays = hf_adapters.to_host(config, params)
+  hf_adapters.write(tmp_path / "copy", config.lora, arrays)
+  models.save(tmp_path / "base", base)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / "base", attn_implementation="eager", dtype=torch.float32
+  )
+  theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "copy").eval()
+  expected = np.load(GOLDEN / "expected.npz")
+  with torch.no_grad():
+    logits = theirs(torch.tensor(expected["tokens"])).logits.numpy()
+  np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=2e-4)
+
+
 def test_a_mesh_holds_its_parts(base):
   layout = Layout(partitioning.make_mesh(4, 2))
   config, params = hf_adapters.load(

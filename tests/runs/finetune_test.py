@@ -146,6 +146,16 @@ def test_adapters_of_a_policy_are_trained_and_go_on(tmp_path, monkeypatch):
     "policy": language_model(config, PROBLEM),
     "init_params": Pretrained(str(tmp_path / "base")),
     "stages": (sft.Stage(BATCHES, num_steps=20, learning_rate=4e-3),),
+    "evaluation": FinetuneEvaluationConfig(
+      dataclasses.replace(BATCHES, split="validation"),
+      every=20,
+      num_problems=2,
+      num_samples=2,
+      ks=(2,),
+      num_batches=1,
+      test_problems=2,
+      test_samples=2,
+    ),
     "checkpoint_every": 10,
     "chunk": 10,
   }

@@ -2,14 +2,13 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pav_jax.data import step_targets_writer
 from pav_jax.models import hf, transformer
 from pav_jax.models.partitioning import make_mesh
-from pav_jax.models.transformer_config import Lora, TransformerConfig
+from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.chain.error_rates import ErrorRateValues
 from pav_jax.problems.vocabulary import identity
@@ -196,40 +195,6 @@ def test_a_killed_run_ends_with_the_same_bits(
   for name in ("model.safetensors", "verifier.safetensors"):
     files = [path / "verifier" / name for path in (workdir, tmp_path)]
     assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_adapters_of_a_backbone_are_trained(data, tmp_path):
-  hf.save(
-    tmp_path / "base",
-    CONFIG,
-    jax.tree.map(jnp.asarray, backbone(None, None, None)[1]),
-    identity=identity(PROBLEM.vocabulary, PROBLEM.delimiter),
-  )
-  fit(
-    tmp_path / "run",
-    data,
-    backbone=PretrainedBackbone(
-      str(tmp_path / "base"), lora=Lora(2, 8.0, ("gate",))
-    ),
-    schedule=value_fitting.VerifierSchedule(
-      num_steps=10, learning_rate=5e-3, batch_size=64
-    ),
-    held_out_traces=40,
-  )
-  # The exported verifier needs no adapters: kernels have moved by rank 2.
-  _, base = hf.load(tmp_path / "base")
-  found = provers_verifier.load(tmp_path / "run" / "verifier")
-  assert found.config.trunk == CONFIG
-  assert found.params["head"]["kernel"].any()
-  change = jax.tree.map(
-    lambda a, b: np.asarray(a - b), found.params["trunk"], base
-  )
-  for kind in ("local", "global"):
-    gate = change["layers"][kind]["mlp"].pop("gate")
-    assert np.linalg.matrix_rank(gate[0], tol=1e-6) == 2
-  assert not any(x.any() for x in jax.tree.leaves(change))
-  with pytest.raises(ValueError, match="num_layers is 4 and lora is"):
-    PretrainedBackbone("path", num_layers=4, lora=Lora())
 
 
 def test_another_configuration_is_refused(finished, data):

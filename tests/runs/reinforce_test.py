@@ -97,9 +97,9 @@ def start(tmp_path_factory):
   return path
 
 
-def reinforce(workdir, start, **changes):
+def reinforce(workdir, start, *, lora=None, **changes):
   settings = {
-    "start": PolicyCheckpoint(str(start)),
+    "start": PolicyCheckpoint(str(start), lora=lora),
     "problem": PROBLEM,
     "arms": (OUTCOME, PAV),
     "num_iterations": 4,
@@ -178,7 +178,7 @@ def test_adapters_of_policy_and_value_function_are_trained_and_go_on(
   start, tmp_path, monkeypatch
 ):
   settings = {
-    "start": PolicyCheckpoint(str(start), lora=Lora(2, 8.0, ("out", "up"))),
+    "lora": Lora(2, 8.0, ("out", "up")),
     "arms": (PAV,),
     "num_iterations": 2,
     "checkpoint_every": 1,
