@@ -165,7 +165,7 @@ class DataProblem(abc.ABC):
       Example(
         int(problem_id),
         self._at(problem_id, "prompts"),
-        self.answers([problem_id])[0],
+        self.answers(np.array([problem_id]))[0],
       )
       for problem_id in ids[(host - start) % num_hosts :: num_hosts]
     )
