@@ -22,6 +22,9 @@ DATA = [
   f"importlib_resources; {SEQIO}",  # as dill: for data sets of one's own
 ]
 MATH = ["mpmath"]
+# Tokenizers and chat templates of other models, and GGUF files.
+HF = ["gguf", "jinja2>=3.1.6", "tokenizers"]
+GYM = ["reasoning-gym"]
 
 setup(
   name="pav_jax",
@@ -47,11 +50,14 @@ setup(
     "tensorboardX",
   ],
   extras_require={
-    "bench": ["math-verify", "torch", "transformers"],
+    "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
+    "gym": GYM,
+    "hf": HF,
     "math": MATH,
+    "serve": ["starlette", "uvicorn"],
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + MATH,
+    "all": TEST + DATA + GYM + HF + MATH,
   },
 )

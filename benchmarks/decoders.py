@@ -1,7 +1,7 @@
 """What holds of every family of decoders, as a table.
 
 JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8
-  python -m benchmarks.decoders [CHECKPOINTS]
+  python -m benchmarks.decoders [CHECKPOINTS] [--topology=v5e:1x1]
 
 CHECKPOINTS is a folder of folders as `tests/data/make_decoder_golden.py` makes
 them; the default is that of the tests. Columns: the largest error of logits
@@ -9,8 +9,8 @@ beside transformers; greedy tokens that agree; the largest difference between
 reported log-probabilities of completions and a full pass; whether files come
 back as they were; the largest relative difference on eight devices of the loss;
 seconds to compile a training step of 4 and of 64 layers; and temporaries of a
-rematerialised training step of 8,192 tokens over those of 1,024. About ten
-minutes on two cores.
+rematerialised training step of 8,192 tokens over those of 1,024, on a CPU and,
+with a topology, by libtpu for a TPU. About ten minutes on two cores.
 """
 
 import argparse
@@ -24,17 +24,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from jax.sharding import SingleDeviceSharding
 
 from pav_jax import models
 from pav_jax.models import partitioning, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
+from tools import tpu_topologies
 
 DATA = pathlib.Path(__file__).parents[1] / "tests" / "data" / "decoders"
 HEADER = (
   "| checkpoint | logits | greedy | log-probabilities | round trip | 8 devices "
-  "| compile, 4 and 64 layers | memory, 8 times the length |\n"
-  "|---|---|---|---|---|---|---|---|"
+  "| compile, 4 and 64 layers | memory, 8 times the length | the same on a TPU "
+  "|\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -112,17 +114,27 @@ def on_a_mesh(model) -> float:
   return float(jnp.abs(eight / one - 1))
 
 
-def compiled(config, length: int) -> tuple[float, int]:
+def compiled(config, length: int, device=None) -> tuple[float, int]:
   """Seconds to compile a training step, and bytes of its temporaries."""
-  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+  where = device and SingleDeviceSharding(device)
+  params, tokens = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    (transformer.shapes(config), jnp.zeros((1, length), jnp.int32)),
+  )
   step = jax.jit(jax.grad(functools.partial(loss, config)))
   start = time.perf_counter()
-  done = step.lower(transformer.shapes(config), tokens).compile()
+  done = step.lower(params, tokens).compile()
   seconds = time.perf_counter() - start
   return seconds, done.memory_analysis().temp_size_in_bytes
 
 
-def row(path: pathlib.Path) -> str:
+def growth(config, device=None) -> float:
+  """Temporaries of 8,192 tokens over those of 1,024."""
+  short, long = (compiled(config, length, device)[1] for length in (1024, 8192))
+  return long / short
+
+
+def row(path: pathlib.Path, device=None) -> str:
   """A line of the table."""
   model = models.load(path, param_dtype="float32")
   expected = np.load(path / "expected.npz")
@@ -130,11 +142,15 @@ def row(path: pathlib.Path) -> str:
   config = dataclasses.replace(model.config, max_length=8192, remat="full")
   deep = [dataclasses.replace(config, num_layers=n) for n in (4, 64)]
   seconds = [compiled(x, 128)[0] for x in deep]
-  sizes = [compiled(config, length)[1] for length in (1024, 8192)]
+  on_tpu = "–"
+  if device is not None:
+    with tpu_topologies.quiet():
+      on_tpu = f"{growth(config, device):.2f}"
   return (
     f"| {path.name} | {error:.1e} | {greedy} | {sampled(model, expected):.1e} "
     f"| {'exact' if is_kept(path) else 'differs'} | {on_a_mesh(model):.1e} "
-    f"| {seconds[0]:.1f} s, {seconds[1]:.1f} s | {sizes[1] / sizes[0]:.2f} |"
+    f"| {seconds[0]:.1f} s, {seconds[1]:.1f} s | {growth(config):.2f} "
+    f"| {on_tpu} |"
   )
 
 
@@ -144,9 +160,14 @@ def main() -> None:
     prog="python -m benchmarks.decoders", description=__doc__.splitlines()[0]
   )
   parser.add_argument("checkpoints", nargs="?", type=pathlib.Path, default=DATA)
+  parser.add_argument("--topology", help="of a TPU, for which libtpu compiles")
+  flags = parser.parse_args()
+  device = None
+  if flags.topology:
+    device = tpu_topologies.describe(flags.topology).devices[0]
   print(HEADER, flush=True)
-  for path in sorted(parser.parse_args().checkpoints.iterdir()):
-    print(row(path), flush=True)
+  for path in sorted(flags.checkpoints.iterdir()):
+    print(row(path, device), flush=True)
 
 
 if __name__ == "__main__":

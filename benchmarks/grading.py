@@ -192,7 +192,7 @@ def main():
   ):
     grader([r"\boxed{1.0}"], ["1"])
     pool = grading_pool.pool(
-      symbolic=grader.symbolic, seconds=1.0, megabytes=512, num_workers=1
+      task=grader.task, seconds=1.0, megabytes=512, num_workers=1
     )
     group = pool._workers[0].process.pid
 

@@ -1,6 +1,7 @@
 """Checks of arguments, and casts, that pure functions share."""
 
 import typing
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -112,14 +113,12 @@ def check_finite(what: str, tree: typing.Any) -> None:
     what: the tree is, such as "parameters after step 3".
     tree: of arrays; those that are no floating-point numbers are passed over.
   """
-  leaves = [
-    (path, leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-  ]
-  finite = [_is_finite(leaf) for _, leaf in leaves]  # before waiting for any
-  for (path, leaf), is_finite in zip(leaves, finite, strict=True):
-    if not is_finite:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    # Each is waited for: devices of a CPU that have dozens of programs before
+    # them, in which they meet, may wait for each other for ever.
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not bool(
+      _is_finite(leaf)
+    ):
       raise FloatingPointError(
         f"{what} are not finite: {jax.tree_util.keystr(path)}, "
         f"{_dtype(leaf)}{list(np.shape(leaf))}, has infinities or NaN"
@@ -155,3 +154,46 @@ def check_positive(**numbers: typing.Any) -> None:
   for name, number in numbers.items():
     if isinstance(number, int | float) and not 0 < number < float("inf"):
       raise ValueError(f"{name} is {number}, expected a positive number")
+
+
+# Steps as models write them, and what tokenizers have been seen to change.
+_STEPS = (
+  "It is 5.",
+  " indented",
+  "a  b ",
+  r"$\frac{1}{2}$ × 3",
+  "x² ≥ ½",
+  "\tif a:",
+  "###",
+)
+
+
+def check_texts_return(
+  encode: Callable[[str], list[int]],
+  decode: Callable[[list[int]], str],
+  *,
+  unknown: int | None = None,
+  delimiter: str = "\n",
+) -> None:
+  """Checks that texts of steps come back from their tokens as they were.
+
+  Steps and delimiters are tokenised by themselves and put together. Texts with
+  characters that the tokenizer has no token for are passed over.
+
+  Args:
+    encode: a text to token ids.
+    decode: token ids to a text.
+    unknown: id of the token that stands for text without tokens; None if there
+      is none.
+    delimiter: ends a step.
+
+  Raises:
+    ValueError: with the text and what came back.
+  """
+  for step in _STEPS:
+    ids = [*encode(step), *encode(delimiter)]
+    if unknown in ids:
+      continue
+    back = decode(ids)
+    if back != step + delimiter:
+      raise ValueError(f"{step + delimiter!r} comes back as {back!r}")

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import IO, Any
@@ -148,6 +149,14 @@ def _checksum(content: dict[str, Any]) -> str:
 def canonical(content: Any) -> bytes:
   """JSON that depends on the content alone, not on the order of keys."""
   return json.dumps(content, sort_keys=True).encode()
+
+
+def describe(x: Any) -> str:
+  """`repr` without addresses in memory: the same in every process.
+
+  It is what a run's identity says of an object that may be a function.
+  """
+  return re.sub(r" at 0x[0-9a-f]+", "", repr(x))
 
 
 @contextlib.contextmanager

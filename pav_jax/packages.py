@@ -1,6 +1,7 @@
 """Packages that only a part of the library needs."""
 
 import importlib
+import importlib.util
 import types
 
 
@@ -26,3 +27,21 @@ def require(module: str, *, package: str, purpose: str) -> types.ModuleType:
       f"{purpose} needs {package}, which cannot be imported ({error}): "
       f"pip install {package}"
     ) from error
+
+
+def require_installed(module: str, *, package: str, purpose: str) -> None:
+  """Checks that a package is there, without importing it.
+
+  Args:
+    module: the name of a package's top module.
+    package: what `pip install` knows the package by.
+    purpose: what needs it, as the message begins.
+
+  Raises:
+    MissingPackageError: if there is no such module.
+  """
+  if importlib.util.find_spec(module) is None:
+    raise MissingPackageError(
+      f"{purpose} needs {package}, which is not installed: pip install "
+      f"{package}"
+    )

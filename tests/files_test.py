@@ -218,3 +218,12 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path):
   assert not list(tmp_path.iterdir())
   with pytest.raises(OSError, match=r"Start again .* when that is mended"):
     files.write_json(tmp_path / "no" / "a", {})
+
+
+def test_a_description_is_the_same_in_every_process():
+  def fn():
+    pass
+
+  assert "0x" in repr({"f": fn})
+  text = "{'f': <function test_a_description_is_the_same_in_every_process"
+  assert files.describe({"f": fn}) == f"{text}.<locals>.fn>}}"

@@ -15,3 +15,14 @@ def test_a_missing_package_is_named_with_what_installs_it():
     match=r"^reading a needs no-such, .*: pip install no-such$",
   ):
     packages.require("no_such", package="no-such", purpose="reading a")
+
+
+def test_what_is_only_installed_is_not_imported():
+  packages.require_installed("json", package="json", purpose="this")
+  with pytest.raises(
+    packages.MissingPackageError,
+    match=r"^reading a needs no-such, .* not installed: pip install no-such$",
+  ):
+    packages.require_installed(
+      "no_such", package="no-such", purpose="reading a"
+    )

@@ -79,7 +79,8 @@ def test_own_problem_trains_and_every_part_after_it_is_found(tmp_path):
     "pav_jax.main",
     f"--workdir={tmp_path / 'w'}",
   )
-  environment = os.environ | {"PYTHONPATH": f"{ROOT}"}
+  one_device = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
+  environment = os.environ | {"PYTHONPATH": f"{ROOT}", "XLA_FLAGS": one_device}
   run = functools.partial(
     subprocess.run, cwd=home, env=environment, capture_output=True, text=True
   )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from pav_jax.models import partitioning
+from pav_jax.models import adapters, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
@@ -65,8 +65,8 @@ def sft_step(
 ) -> Program:
   """Steps of supervised fine-tuning, as `runs.sft` makes them."""
   partitioning.check_batch_size(layout.mesh, num_rows)
-  params = abstract_arrays.params_of(config, layout)
-  state = _fit_state(optimizer, params, layout)
+  fitter = sft.fitter(config, optimizer, layout)
+  state = _fit_state(fitter, abstract_arrays.params_of(config, layout))
   batch = functools.partial(
     jax.ShapeDtypeStruct,
     (chunk, num_rows, row_length),
@@ -77,7 +77,7 @@ def sft_step(
   )
   return _train_steps(
     "SFT step",
-    sft.fitter(config, optimizer, layout),
+    fitter,
     state,
     batches,
     remedies=(
@@ -101,7 +101,13 @@ def _train_steps(
     lambda: fitter.train_chunk.lower(
       state, batches, abstract_arrays.whole(fitter.layout, (), jnp.int32)
     ),
-    {"parameters": state.params, "optimiser state": state.optimizer},
+    _parts(
+      {
+        "parameters": state.params,
+        "base": state.base,
+        "optimiser state": state.optimizer,
+      }
+    ),
     each="step",
     remedies=remedies,
   )
@@ -199,8 +205,10 @@ def verifier_step(
 ) -> Program:
   """Steps of a verifier's training, as `runs.verifier` makes them."""
   partitioning.check_batch_size(layout.mesh, batch_size)
-  params = abstract_arrays.verifier_of(config, layout).params
-  state = _fit_state(optimizer, params, layout)
+  fitter = value_fitting.fitter(
+    config, optimizer, layout, aux_weight=aux_weight
+  )
+  state = _fit_state(fitter, abstract_arrays.verifier_of(config, layout).params)
 
   def rows(size, dtype):
     return jax.ShapeDtypeStruct(
@@ -216,7 +224,7 @@ def verifier_step(
   )
   return _train_steps(
     "verifier step",
-    value_fitting.fitter(config, optimizer, layout, aux_weight=aux_weight),
+    fitter,
     state,
     batches,
     remedies=(
@@ -294,9 +302,10 @@ def rl_state(trainer: Trainer) -> RlState:
   """
   policy, layout = trainer.policy, trainer.placement.layout
   params = abstract_arrays.params_of(policy.model.config, layout)
-  where = jax.tree.map(lambda x: x.sharding, params)
   shapes = jax.eval_shape(trainer.init_state, jax.random.key(0), params)
-  structure = jax.tree.structure(params)
+  trained, _ = adapters.split(params)
+  where = jax.tree.map(lambda x: x.sharding, trained)
+  structure = jax.tree.structure(trained)
   whole = partitioning.replicated(layout.mesh)
 
   def like_params(tree):
@@ -332,6 +341,8 @@ def reinforcement(
   num_rows = trainer.num_problems * trainer.num_samples
   num_steps = policy.model.max_steps
   state = rl_state(trainer)
+  params = abstract_arrays.params_of(policy.model.config, layout)
+  _, base = adapters.split(params)
   rollout = abstract_arrays.rollout_of(
     layout, num_rows, num_tokens, num_steps, split=True
   )
@@ -346,6 +357,7 @@ def reinforcement(
       state,
       Experience(rollout, rollout.logp, q if arm.prover else None),
       whole((), jnp.float32),
+      base=base,
       num_updates=arm.num_updates,
       num_minibatches=arm.num_minibatches,
     )
@@ -353,12 +365,15 @@ def reinforcement(
   return Program(
     name or f"RL update ({type(arm.update).__name__})",
     lower,
-    {
-      "parameters": state.params,
-      "state of the update": state.update,
-      "value function": state.credit,
-      "prover": state.prover,
-    },
+    _parts(
+      {
+        "parameters": state.params,
+        "base": base,
+        "state of the update": state.update,
+        "value function": state.credit,
+        "prover": state.prover,
+      }
+    ),
     beside or {},
     remedies=(
       *_remat(policy.model.config, "PolicyCheckpoint.remat"),
@@ -389,11 +404,16 @@ def log_probabilities(
   )
 
 
-def _fit_state(optimizer, params: PyTree, layout: Layout) -> FitState:
-  where = jax.tree.map(lambda x: x.sharding, params)
-  shardings = fitting.state_shardings(optimizer, params, where, layout)
-  moments = jax.eval_shape(optimizer.init, params)
-  return FitState(params, abstract_arrays.place(moments, shardings.optimizer))
+def _fit_state(fitter: Fitter, params: PyTree) -> FitState:
+  trained, base = fitter.split(params)
+  moments = jax.eval_shape(fitter.optimizer.init, trained)
+  moments = abstract_arrays.place(moments, fitter.shardings.optimizer)
+  return FitState(trained, moments, base)
+
+
+def _parts(parts: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """Those that there are, for a report."""
+  return {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
 
 
 def _remat(config: TransformerConfig, setting: str) -> tuple[str, ...]:

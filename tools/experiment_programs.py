@@ -10,7 +10,7 @@ import jax
 
 from pav_jax.cli import bindings
 from pav_jax.data import step_targets
-from pav_jax.models import partitioning
+from pav_jax.models import adapters, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
@@ -144,7 +144,7 @@ def _rejection(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
   settings: RejectionSettings = bound["settings"]
   policy = _loaded(settings, settings.policy)
   step = make.sft_step(
-    policy.config,
+    dataclasses.replace(policy.config, lora=settings.lora),
     settings.optimizer(settings.learning_rate),
     layout,
     num_rows=settings.num_rows,
@@ -166,6 +166,7 @@ def _fit_verifier(bound: Mapping[str, Any], layout: Layout) -> list[Program]:
   settings: VerifierSettings = bound["settings"]
   schedule, backbone = settings.schedule, settings.backbone
   network = _as_loaded(network_at(backbone.path), backbone)
+  network = dataclasses.replace(network, lora=backbone.lora)
   if backbone.num_layers:
     network = dataclasses.replace(network, num_layers=backbone.num_layers)
   config = VerifierConfig(network, settings.reader_layers)
@@ -302,6 +303,7 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
     param_dtype=param_dtype,
     dtype=start.dtype or param_dtype,
     remat=start.remat,
+    lora=start.lora,
   )
   model = start.make_policy(config, problem)
   policy = for_problem.ProblemPolicy(model, problem)
@@ -317,6 +319,8 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
     for arm in arms
   ]
   started = abstract_arrays.params_of(config, layout)
+  # The base is one with that of the policy in training, and an argument.
+  apart, _ = adapters.split(started)
   programs, seen = [], set()
   for arm, trainer in zip(arms, trainers, strict=True):
     prover = _verifier(arm)
@@ -325,7 +329,7 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
     if key in seen:
       continue
     seen.add(key)
-    beside = {"start": started}
+    beside = {"start": apart}
     if prover is not None:
       beside["verifier"] = prover.params
     programs.append(
@@ -342,7 +346,7 @@ def _reinforce(settings: Mapping[str, Any], layout: Layout) -> list[Program]:
   trainer = verifiers[0][0] if verifiers else trainers[0]
   state = make.rl_state(trainer)
   beside = {
-    "start": started,
+    "start": apart,
     "state of the update": state.update,
     "value function": state.credit,
   }

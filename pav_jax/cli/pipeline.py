@@ -34,12 +34,14 @@ class Part:
     bindings: `NAME=VALUE` each, as behind `--gin.` on a command line. In them
       `{workdir}` stands for the directory that has all parts' directories, and
       `{seed}` for the seed.
+    sizes: further ones, for a smaller or larger experiment to set.
     more: further ones, for the command line to set.
   """
 
   name: str
   gin_file: str | Sequence[str]
   bindings: Sequence[str] = ()
+  sizes: Sequence[str] = ()
   more: Sequence[str] = ()
 
   @property
@@ -52,7 +54,7 @@ class Part:
     """All bindings, with directory and seed put in."""
     return [
       text.replace("{workdir}", str(workdir)).replace("{seed}", str(seed))
-      for text in (*self.bindings, *self.more)
+      for text in (*self.bindings, *self.sizes, *self.more)
     ]
 
 
@@ -63,6 +65,7 @@ def pipeline(
   *,
   parts: Sequence[Part],
   seeds: Sequence[int] = (0,),
+  common: Mapping[str, Any] | None = None,
 ) -> None:
   """Runs what is missing; what is finished stays.
 
@@ -77,12 +80,19 @@ def pipeline(
     experiment: its name.
     parts: in order.
     seeds: of which `{seed}` takes the values.
+    common: what each part binds first, by its name in gin: numbers, texts and
+      lists of them.
 
   Raises:
     ValueError: if parts or seeds are missing or not unlike, or a part that is
       finished was made with other settings, or its results were lost or
       changed.
   """
+  first = [f"{name}={value!r}" for name, value in (common or {}).items()]
+  parts = [
+    dataclasses.replace(part, bindings=(*first, *part.bindings))
+    for part in parts
+  ]
   names = [part.name for part in parts]
   for what, found in (("parts", names), ("seeds", list(seeds))):
     if not found or len(set(found)) < len(found):

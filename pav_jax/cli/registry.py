@@ -59,13 +59,21 @@ CONFIGURABLES = {
   "pav_jax.models.made": {
     "MadeConfig": "MadeConfig",
   },
+  "pav_jax.models.model": {
+    "read_config": "read_config",
+  },
   "pav_jax.models.partitioning": {
     "make_mesh": "make_mesh",
   },
   "pav_jax.models.presets": {
     "preset": "preset",
   },
+  "pav_jax.models.tokenizer": {
+    "Tokenizer": "Tokenizer",
+  },
   "pav_jax.models.transformer_config": {
+    "KeptTokens": "KeptTokens",
+    "Lora": "Lora",
     "TransformerConfig": "TransformerConfig",
   },
   "pav_jax.models.value_network": {
@@ -73,6 +81,7 @@ CONFIGURABLES = {
   },
   "pav_jax.policies.for_problem": {
     "language_model": "language_model",
+    "used_tokens": "used_tokens",
   },
   "pav_jax.policies.language_model": {
     "LanguageModel": "LanguageModel",
@@ -92,17 +101,32 @@ CONFIGURABLES = {
   "pav_jax.problems.gsm8k": {
     "GSM8K": "GSM8K",
   },
+  "pav_jax.problems.gym": {
+    "GymGrader": "GymGrader",
+    "ReasoningGym": "ReasoningGym",
+    "TemplateGym": "TemplateGym",
+  },
+  "pav_jax.problems.gym_solvers": {
+    "answer_alone": "answer_alone",
+    "binary_alternation": "binary_alternation",
+    "knights_knaves": "knights_knaves",
+    "simple_equations": "simple_equations",
+  },
   "pav_jax.problems.mathematics": {
     "MATH": "MATH",
   },
   "pav_jax.problems.pieces": {
     "SentencePieceVocabulary": "SentencePieceVocabulary",
   },
+  "pav_jax.problems.plain_text": {
+    "PlainText": "PlainText",
+  },
   "pav_jax.problems.planted": {
     "Planted": "Planted",
   },
   "pav_jax.problems.prompt_format": {
     "PromptFormat": "PromptFormat",
+    "chat_prompt": "chat_prompt",
   },
   "pav_jax.problems.two_routes_text": {
     "TwoRoutesText": "TwoRoutesText",
@@ -134,6 +158,17 @@ CONFIGURABLES = {
   },
   "pav_jax.provers.procedural": {
     "Procedural": "Procedural",
+  },
+  "pav_jax.provers.public": {
+    "implicit_prover": "implicit_prover",
+    "public_prover": "prover",
+  },
+  "pav_jax.provers.public.step_joining": {
+    "ChatAnswer": "ChatAnswer",
+    "ChatSteps": "ChatSteps",
+    "SeparatedSteps": "SeparatedSteps",
+    "TaggedSteps": "TaggedSteps",
+    "TurnSteps": "TurnSteps",
   },
   "pav_jax.provers.rollout_values": {
     "ClosedForm": "ClosedForm",
@@ -189,6 +224,10 @@ CONFIGURABLES = {
   "pav_jax.runs.show_traces": {
     "InspectSettings": "InspectSettings",
     "inspect_traces": "inspect_traces",
+  },
+  "pav_jax.runs.step_benchmarks": {
+    "BenchmarkSettings": "BenchmarkSettings",
+    "step_benchmarks": "step_benchmarks",
   },
   "pav_jax.training.baselines": {
     "BatchMean": "BatchMean",

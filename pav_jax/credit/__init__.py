@@ -25,6 +25,7 @@ from pav_jax.credit.base import (
   StatefulCredit,
   apply,
   as_pytree,
+  existing,
   init,
   rewards,
 )
@@ -70,6 +71,7 @@ __all__ = [
   "batch_mean",
   "dapo",
   "dr_grpo",
+  "existing",
   "gae",
   "gigpo",
   "group_deviation",

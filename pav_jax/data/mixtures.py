@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pav_jax.data.packing import Batches, Demonstrations
+from pav_jax.files import describe
 from pav_jax.rollout import PackedTokens
 
 READERS = ("seqio", "python")
@@ -103,5 +104,7 @@ class Mixture:
 
   def _name(self, problem: Any) -> str:
     """The same in every process that has this problem."""
-    digest = hashlib.sha256(repr((problem, self.split)).encode()).hexdigest()
+    digest = hashlib.sha256(
+      describe((problem, self.split)).encode()
+    ).hexdigest()
     return f"{type(problem).__name__.lower()}_{digest[:16]}"

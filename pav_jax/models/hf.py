@@ -5,7 +5,6 @@ Nothing is ever unpickled.
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -19,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jax.sharding import NamedSharding
 
 from pav_jax import files
 from pav_jax.checks import check_finite
@@ -27,6 +25,7 @@ from pav_jax.models import (
   families,
   hf_tensors,
   hf_vocabulary,
+  loading,
   partitioning,
   transformer,
 )
@@ -37,8 +36,6 @@ from pav_jax.models.transformer_config import TransformerConfig
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -151,107 +148,7 @@ class _Source(NamedTuple):
     return self.file.get_slice(self.name).get_dtype()
 
   def read(self) -> np.ndarray:
-    """The tensor, whose numbers are finite."""
-    x = self.file.get_tensor(self.name)
-    # In parts, so that the host does not hold as many truth values.
-    for part in np.array_split(x.reshape(-1), -(-x.size // 2**24)):
-      if not np.isfinite(part).all():
-        raise ValueError(
-          f"tensor {self.name} holds numbers that are not finite, expected none"
-        )
-    return x
-
-
-def _sources(
-  config: TransformerConfig,
-  files: Mapping[str, safetensors.safe_open],
-  expected: dict[str, Tensor],
-) -> dict[str, _Source]:
-  """Where the tensors of a decoder are, checked but not read.
-
-  An output layer beside a tied embedding may be there too, if it is equal.
-  """
-  names = hf_tensors.names_in_file(config, files)
-  every = {ours: _Source(files[name], name) for ours, name in names.items()}
-  for name in expected:
-    if name not in every:
-      raise ValueError(f"tensor {name} is missing")
-  for name, source in every.items():
-    tensor = expected.get(name)
-    if tensor is None and name == hf_tensors.OUTPUT:
-      tensor = expected[hf_tensors.EMBEDDING]
-    if tensor is None:
-      raise ValueError(
-        f"tensor {source.name} is not one of this architecture's"
-      )
-    if source.shape != tensor.shape:
-      raise ValueError(
-        f"tensor {source.name} has shape {source.shape}, expected "
-        f"{tensor.shape}"
-      )
-    if source.dtype not in _DTYPES:
-      raise ValueError(
-        f"tensor {source.name} has type {source.dtype}, expected one of "
-        f"{tuple(_DTYPES)}"
-      )
-  if hf_tensors.OUTPUT not in expected and hf_tensors.OUTPUT in every:
-    output = every.pop(hf_tensors.OUTPUT)
-    if not np.array_equal(output.read(), every[hf_tensors.EMBEDDING].read()):
-      raise ValueError(
-        f"tensor {output.name} differs from the embedding, expected the same "
-        "where tie_word_embeddings is True in config.json"
-      )
-  return every
-
-
-def _common_dtype(sources: Mapping[str, _Source]) -> str:
-  types = {source.name: source.dtype for source in sources.values()}
-  first = next(iter(types.values()))
-  for name, dtype in types.items():
-    if dtype != first or dtype == "F16":
-      raise ValueError(
-        f"tensor {name} has type {dtype}, expected all to be F32 or all BF16; "
-        "param_dtype says what to convert them to"
-      )
-  return _DTYPES[first]
-
-
-def _move(
-  source: _Source,
-  tensor: Tensor,
-  params: dict,
-  sharding: NamedSharding | None,
-) -> None:
-  """Moves a tensor into `params`, whose leaves are shapes until they are read.
-
-  Waits until the devices have it, so that the host holds no second one.
-  """
-  *parents, leaf = tensor.path
-  branch = hf_tensors.get(params, tuple(parents))
-  shape, dtype = branch[leaf].shape, branch[leaf].dtype
-  x, where = source.read(), hf_tensors.file_sharding(sharding, tensor)
-  x = jax.device_put(x) if where is None else partitioning.put(x, where)
-  if tensor.path[0] != "layers":
-    branch[leaf] = x.astype(dtype)
-  elif tensor.index is None:
-    arrange = functools.partial(
-      hf_tensors.arrange,
-      shape=shape,
-      num_in_axes=tensor.num_in_axes,
-      dtype=dtype,
-    )
-    branch[leaf] = jax.jit(arrange, out_shardings=sharding)(x)
-  else:
-    if tensor.index == 0:
-      branch[leaf] = jnp.zeros(shape, dtype, device=sharding)
-    branch[leaf] = hf_tensors.put(
-      branch[leaf],
-      x,
-      tensor.index,
-      num_in_axes=tensor.num_in_axes,
-      sharding=sharding,
-    )
-  jax.block_until_ready(branch[leaf])
+    return self.file.get_tensor(self.name)
 
 
 def load(
@@ -284,23 +181,94 @@ def load(
     ValueError: naming the field, tensor or file that is not as expected, or
       was changed since `save` wrote it.
   """
+  config, params, _ = _load(path, (), layout, param_dtype, dtype, remat)
+  return config, params
+
+
+def load_with_head(
+  path: str | os.PathLike,
+  head: str | tuple[str, ...],
+  *,
+  layout: Layout | None = None,
+  param_dtype: str | None = None,
+  dtype: str | None = None,
+) -> tuple[TransformerConfig, dict, dict[str, np.ndarray]]:
+  """Reads a checkpoint in which a head reads something else than a next token.
+
+  Args:
+    path: as of `load`.
+    head: what the names of the head's tensors begin with, such as "score.".
+    layout: as of `load`, like those that follow; of the decoder.
+    param_dtype: of the parameters.
+    dtype: of computation.
+
+  Returns:
+    The configuration, which is `tied`; parameters without an output layer,
+    whether the files have one or not; and the head's tensors in float32, by
+    their names.
+
+  Raises:
+    ValueError: as of `load`, or if no tensor's name begins so.
+  """
+  return _load(path, head, layout, param_dtype, dtype, "none")
+
+
+def tensor_names(path: str | os.PathLike) -> tuple[str, ...]:
+  """The names of all tensors of a checkpoint.
+
+  Raises:
+    ValueError: naming the file that is missing or not as expected.
+  """
+  with contextlib.ExitStack() as stack:
+    return tuple(_open(pathlib.Path(path), stack))
+
+
+def _load(
+  path: str | os.PathLike,
+  head: str | tuple[str, ...],
+  layout: Layout | None,
+  param_dtype: str | None,
+  dtype: str | None,
+  remat: str,
+) -> tuple[TransformerConfig, dict, dict[str, np.ndarray]]:
+  """A decoder, and the tensors whose names begin with one of `head`."""
   path = pathlib.Path(path)
   files.check_folder(path)
-  config = families.from_fields(read_config(path))
-  tensors = hf_tensors.tensors(config)
+  config = families.from_fields(read_config(path), with_head=bool(head))
   with contextlib.ExitStack() as stack:
     opened = _open(path, stack)
-    sources = _sources(config, opened, tensors)
-    param_dtype = param_dtype or _common_dtype(sources)
-    config = dataclasses.replace(
-      config, param_dtype=param_dtype, dtype=dtype or param_dtype, remat=remat
+    read = _take_head(opened, head, path) if head else {}
+    names = hf_tensors.names_in_file(config, opened)
+    every = {ours: _Source(opened[name], name) for ours, name in names.items()}
+    config, params = loading.fill(
+      config,
+      loading.checked(config, every),
+      layout=layout,
+      param_dtype=param_dtype,
+      dtype=dtype,
+      remat=remat,
     )
-    params = transformer.shapes(config)
-    shardings = layout and transformer.shardings(config, layout)
-    for name, tensor in tensors.items():
-      sharding = layout and hf_tensors.get(shardings, tensor.path)
-      _move(sources[name], tensor, params, sharding)
-  return config, params
+  return config, params, read
+
+
+def _take_head(
+  opened: dict[str, safetensors.safe_open],
+  head: str | tuple[str, ...],
+  path: pathlib.Path,
+) -> dict[str, np.ndarray]:
+  """Reads a head's tensors, and leaves the decoder's in `opened`."""
+  read = {}
+  for name in [x for x in opened if x.startswith(head)]:
+    x = _Source(opened.pop(name), name).read()
+    loading.check_finite(name, x)
+    read[name] = x.astype(np.float32)
+  if not read:
+    raise ValueError(
+      f"{path} has no tensor whose name begins with {head!r}, expected a head"
+    )
+  for name in [x for x in opened if x.endswith(hf_tensors.OUTPUT)]:
+    del opened[name]
+  return read
 
 
 def _check_params(config: TransformerConfig, params: dict) -> None:
@@ -337,6 +305,20 @@ def _split(
   return files
 
 
+class Head(NamedTuple):
+  """What reads a decoder in its output layer's place.
+
+  Attributes:
+    architecture: transformers' name of both together.
+    fields: of config.json, besides those of the decoder.
+    tensors: by their names.
+  """
+
+  architecture: str
+  fields: Mapping[str, Any]
+  tensors: Mapping[str, np.ndarray]
+
+
 def save(
   path: str | os.PathLike,
   config: TransformerConfig,
@@ -345,6 +327,7 @@ def save(
   max_shard_bytes: int = 5 * 10**9,
   token_ids: Mapping[str, Any] | None = None,
   identity: Mapping[str, Any] | None = None,
+  head: Head | None = None,
   replace: bool = False,
   also: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
@@ -365,6 +348,8 @@ def save(
       family's, of Gemma 2, 1 and 0.
     identity: of vocabulary and delimiter, from `problems.vocabulary.identity`;
       written to pav_jax.json, where `check_fingerprint` looks.
+    head: that reads the decoder in its output layer's place, which is not
+      written.
     replace: a directory that is there is replaced.
     also: writes further files into the directory that it is given.
 
@@ -376,7 +361,17 @@ def save(
   path = pathlib.Path(path).absolute()
   if max_shard_bytes < 1:
     raise ValueError(f"max_shard_bytes is {max_shard_bytes}, expected >= 1")
+  if config.lora is not None or config.kept is not None:
+    raise ValueError(
+      f"the configuration has lora {config.lora} and kept {config.kept}, "
+      "expected neither: `adapters.merge` and `trimming.restore` undo them"
+    )
+  if head:
+    config = dataclasses.replace(config, tied=True)
+    params = {name: x for name, x in params.items() if name != "output"}
   fields = families.to_fields(config, token_ids or {})
+  if head:
+    fields |= {"architectures": [head.architecture], **head.fields}
   side = identity and hf_vocabulary.checked_side(identity, config)
   _check_params(config, params)
   check_finite("parameters", params)
@@ -385,28 +380,32 @@ def save(
   shards = _split(tensors, item_size, max_shard_bytes)
   if jax.process_index() and partitioning.is_split(params):
     for name in itertools.chain(*shards):
-      _to_host(params, tensors[name])
+      to_host(params, tensors[name])
     return
   with files.whole_folder(path, replace=replace, checked=True) as partial:
-    _write_json(partial / CONFIG, fields)
+    write_json(partial / CONFIG, fields)
     weight_map = {}
     for number, names in enumerate(shards, 1):
       file = f"model-{number:05}-of-{len(shards):05}.safetensors"
       file = file if len(shards) > 1 else SINGLE
-      weight_map |= dict.fromkeys(names, file)
+      content = {name: to_host(params, tensors[name]) for name in names}
+      if head and number == len(shards):
+        content |= head.tensors
+      weight_map |= dict.fromkeys(content, file)
       safetensors.numpy.save_file(
-        {name: _to_host(params, tensors[name]) for name in names},
+        content,
         partial / file,
         metadata={"format": "pt"},  # transformers refuses files without
       )
     if len(shards) > 1:
       total = sum(x.size * item_size for x in jax.tree.leaves(params))
-      _write_json(
+      total += sum(x.nbytes for x in head.tensors.values()) if head else 0
+      write_json(
         partial / INDEX,
         {"metadata": {"total_size": total}, "weight_map": weight_map},
       )
     if side:
-      _write_json(partial / hf_vocabulary.SIDE_FILE, side)
+      write_json(partial / hf_vocabulary.SIDE_FILE, side)
     if also:
       also(partial)
 
@@ -424,12 +423,21 @@ def check_fingerprint(path: str | os.PathLike, expected: str) -> bool:
   Raises:
     ValueError: naming both, if they differ; or if pav_jax.json is damaged.
   """
+  return hf_vocabulary.check_fingerprint(read_side(path), expected, str(path))
+
+
+def read_side(path: str | os.PathLike) -> dict[str, Any] | None:
+  """What `save` wrote beside a model; None with others' checkpoints.
+
+  Raises:
+    ValueError: if pav_jax.json is damaged.
+  """
   file = pathlib.Path(path) / hf_vocabulary.SIDE_FILE
-  side = _read_json(file) if file.exists() else None
-  return hf_vocabulary.check_fingerprint(side, expected, str(path))
+  return _read_json(file) if file.exists() else None
 
 
-def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
+def to_host(params: dict, tensor: Tensor) -> np.ndarray:
+  """A tensor as files have it; if it is split over processes, all take part."""
   x = hf_tensors.get(params, tensor.path)
   if tensor.path[0] == "layers":
     x = hf_tensors.take(
@@ -438,5 +446,6 @@ def _to_host(params: dict, tensor: Tensor) -> np.ndarray:
   return np.ascontiguousarray(partitioning.to_host(x))
 
 
-def _write_json(file: pathlib.Path, content: dict) -> None:
+def write_json(file: pathlib.Path, content: dict) -> None:
+  """Writes a file as Hugging Face's libraries do."""
   file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

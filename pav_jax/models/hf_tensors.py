@@ -22,6 +22,9 @@ from pav_jax.models.transformer_config import TransformerConfig
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 # Buffers that older versions wrote, computed from config.json.
 _BUFFERS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\..*")
+# Before the names of a decoder under TRL's value head; and how names begin that
+# a decoder without an output layer has been saved under.
+_WRAPPED, _BARE = "pretrained_model.", ("embed_tokens.", "layers.", "norm.")
 
 
 class Tensor(NamedTuple):
@@ -97,12 +100,14 @@ def names_in_file(
   for name in names:
     if name.startswith(family.ignored):
       continue
-    short = name
+    short = name.removeprefix(_WRAPPED)
     for prefix in family.prefixes:
       if prefix and name.startswith(prefix):
         short = name.removeprefix(prefix)
         if not short.startswith(("model.", "lm_head.")):
           short = f"model.{short}"
+    if short.startswith(_BARE):
+      short = f"model.{short}"
     if not _BUFFERS.fullmatch(short):
       ours[short] = name
   return ours

@@ -7,6 +7,7 @@ tuple over layers instead, see `unstack`.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from pav_jax.models.transformer_config import LayerSpec, TransformerConfig
 
 REST = "remainder"
 
+# The parameters of a kernel's adapter: its name, and one of these.
+LORA_A, LORA_B = "_lora_a", "_lora_b"
+
 # Layers of networks with so few may be unrolled.
 MAX_UNROLLED = 8
 
@@ -33,6 +37,11 @@ def kernel_init(inputs: int, *axes: str):
   return nn.with_logical_partitioning(
     nn.initializers.normal(inputs**-0.5), axes
   )
+
+
+def _zeros(*axes: str):
+  """Zeros, and the logical names of the axes."""
+  return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
 class RMSNorm(nn.Module):
@@ -57,6 +66,55 @@ class RMSNorm(nn.Module):
     return (y * (1 + scale if offset else scale)).astype(x.dtype)
 
 
+def _project(
+  module: nn.Module,
+  name: str,
+  x: Float[Array, "..."],
+  axes: tuple[str, ...],
+  outputs: tuple[int, ...],
+  *,
+  has_bias: bool = False,
+) -> jax.Array:
+  """Products with a kernel, and what its adapter and its bias add to them.
+
+  Args:
+    module: whose parameters these are.
+    name: of the kernel.
+    x: [*B, *I].
+    axes: logical names of the kernel's axes, those of I before those of O.
+    outputs: O.
+    has_bias: whether there is a bias, 0 at first.
+
+  Returns:
+    [*B, *O].
+  """
+  num, lora = len(axes) - len(outputs), module.config.lora
+  inputs, dtype = x.shape[-num:], jnp.dtype(module.config.param_dtype)
+  size = math.prod(inputs)
+  kernel = module.param(
+    name, kernel_init(size, *axes), (*inputs, *outputs), dtype
+  )
+  y = dense(x, kernel, axes=num)
+  if lora is not None and name in lora.targets:
+    into = module.param(
+      name + LORA_A,
+      kernel_init(size, *axes[:num], "rank"),
+      (*inputs, lora.rank),
+      jnp.float32,
+    )
+    back = module.param(
+      name + LORA_B,
+      _zeros("rank", *axes[num:]),
+      (lora.rank, *outputs),
+      jnp.float32,
+    )
+    y += lora.scale * dense(dense(x, into, axes=num), back)
+  if has_bias:
+    bias = module.param(f"{name}_bias", _zeros(*axes[num:]), outputs, dtype)
+    y += bias.astype(y.dtype)
+  return y
+
+
 class MLP(nn.Module):
   """`(f(x · gate) * (x · up)) · down`, see `activations.gated`."""
 
@@ -67,23 +125,14 @@ class MLP(nn.Module):
   def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The layer's output."""
     config = self.config
-
-    def project(name, x, inputs, outputs, axes):
-      kernel = self.param(
-        name,
-        kernel_init(inputs, *axes),
-        (inputs, outputs),
-        jnp.dtype(config.param_dtype),
-      )
-      y = dense(x, kernel)
-      return y + _bias(self, name, y, axes[1:]) if config.mlp_bias else y
-
-    into = (config.width, config.mlp_width, ("embed", "mlp"))
-    back = (config.mlp_width, config.width, ("mlp", "embed"))
-    gate, up = project("gate", x, *into), project("up", x, *into)
+    project = functools.partial(_project, self, has_bias=config.mlp_bias)
+    gate, up = (
+      project(name, x, ("embed", "mlp"), (config.mlp_width,))
+      for name in ("gate", "up")
+    )
     y = gated(config.activation, gate, up)
     y = constrain(self.layout, y, "batch", "length", "mlp")
-    return project("down", y, *back)
+    return project("down", y, ("mlp", "embed"), (config.width,))
 
 
 class Attention(nn.Module):
@@ -102,18 +151,16 @@ class Attention(nn.Module):
   ) -> tuple[Float[Array, "B T D"], Any]:
     """What each token gathers through `mix`, and what that keeps."""
     config = self.config
-    dtype = jnp.dtype(config.param_dtype)
 
     def project(name: str, heads: int, axis: str) -> jax.Array:
-      kernel = self.param(
+      y = _project(
+        self,
         name,
-        kernel_init(config.width, "embed", axis, "head_dim"),
-        (config.width, heads, config.head_dim),
-        dtype,
+        x,
+        ("embed", axis, "head_dim"),
+        (heads, config.head_dim),
+        has_bias=config.qkv_bias,
       )
-      y = dense(x, kernel)
-      if config.qkv_bias:
-        y += _bias(self, name, y, (axis, "head_dim"))
       return constrain(self.layout, y, "sequences", "length", axis, "head_dim")
 
     query = project("query", config.num_heads, "heads")
@@ -130,31 +177,15 @@ class Attention(nn.Module):
     gathered = constrain(
       self.layout, gathered, "batch", "length", "heads", "head_dim"
     )
-    out = self.param(
+    y = _project(
+      self,
       "out",
-      kernel_init(
-        config.num_heads * config.head_dim, "heads", "head_dim", "embed"
-      ),
-      (config.num_heads, config.head_dim, config.width),
-      dtype,
+      gathered,
+      ("heads", "head_dim", "embed"),
+      (config.width,),
+      has_bias=config.out_bias,
     )
-    y = dense(gathered, out, axes=2)
-    if config.out_bias:
-      y += _bias(self, "out", y, ("embed",))
     return y, kept
-
-
-def _bias(
-  module: nn.Module, name: str, y: jax.Array, axes: tuple[str, ...]
-) -> jax.Array:
-  """The bias of a projection with the output `y`; 0 at first."""
-  bias = module.param(
-    f"{name}_bias",
-    nn.with_logical_partitioning(nn.initializers.zeros, axes),
-    y.shape[y.ndim - len(axes) :],
-    jnp.dtype(module.config.param_dtype),
-  )
-  return bias.astype(y.dtype)
 
 
 class Layer(nn.Module):

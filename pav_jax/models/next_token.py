@@ -28,24 +28,25 @@ def read(
   """Applies a function to the logits after hidden states.
 
   On each device logits exist for at most `MAX_LOGITS` tokens and positions at a
-  time (or those of one position), and are computed again for the gradient. The
-  parts share the output layer, which devices fetch from each other once.
+  time (or those of one position); where those are not all, they are computed
+  again for the gradient. The parts share the output layer, which devices fetch
+  from each other once.
 
   Args:
     config: the network's shape.
     params: its parameters.
     hidden: from `transformer.hidden_states`.
     tokens: that follow.
-    reader: of logits of the next token and the token that follows; position by
-      position.
+    reader: of logits of the next token and the place of the token that follows
+      among them; position by position.
     layout: where arrays lie; None to leave that to the compiler.
   """
   batch, length, width = hidden.shape
   name = transformer.output_layer(config)
   output = constrain(layout, params[name], "vocab", "residual")
   params = {**params, name: output}
+  tokens = transformer.places(config, tokens)
 
-  @jax.checkpoint
   def part(args):
     hidden, tokens = args
     hidden = constrain(layout, hidden, "batch", "length", "residual")
@@ -54,7 +55,7 @@ def read(
     return reader(logits, tokens)
 
   shards = 1 if layout is None else layout.num_shards("batch", "vocab")
-  size = max(MAX_LOGITS * shards // (batch * config.vocab_size), 1)
+  size = max(MAX_LOGITS * shards // (batch * config.num_outputs), 1)
   if size >= length:
     return part((hidden, tokens))
   num = -(-length // size)
@@ -62,7 +63,7 @@ def read(
   hidden = jnp.pad(hidden, ((0, 0), room, (0, 0)))
   tokens = jnp.pad(tokens, ((0, 0), room))
   found = jax.lax.map(
-    part,
+    jax.checkpoint(part),
     (
       hidden.reshape(batch, num, size, width).swapaxes(0, 1),
       tokens.reshape(batch, num, size).swapaxes(0, 1),

@@ -33,6 +33,7 @@ RULES = (
   ("kv_heads", ("tensor",)),
   ("head_dim", ()),
   ("mlp", ("tensor",)),
+  ("rank", ()),  # of adapters
 )
 
 # What differs where a token is added at a time. Activations are small beside

@@ -18,6 +18,9 @@ from pav_jax.models.attention import mix_causal
 from pav_jax.models.partitioning import Layout, constrain
 from pav_jax.models.transformer_config import LayerSpec, TransformerConfig
 
+# Of a network with `KeptTokens`, the rows of all tokens, which are not trained.
+WHOLE = "_of_all"
+
 
 class _Layers(nn.Module):
   """Some layers in a row, for their parameters."""
@@ -41,11 +44,15 @@ class _Transformer(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, positions: jax.Array) -> None:
     config = self.config
-    for name in ("embedding",) if config.tied else ("embedding", "output"):
+    names = ("embedding",) if config.tied else ("embedding", "output")
+    sizes = dict.fromkeys(names, config.num_outputs)
+    if config.kept is not None:
+      sizes |= {name + WHOLE: config.vocab_size for name in names}
+    for name, size in sizes.items():
       self.param(
         name,
         layers.kernel_init(config.width, "vocab", "embed"),
-        (config.vocab_size, config.width),
+        (size, config.width),
         jnp.dtype(config.param_dtype),
       )
     if config.num_periods:
@@ -115,7 +122,16 @@ def embed(
   layout: Layout | None = None,
 ) -> Float[Array, "B T D"]:
   """The residual stream before the first layer."""
-  x = params["embedding"][tokens].astype(config.dtype)
+  if config.kept is None:
+    x = params["embedding"][tokens]
+  else:
+    place = places(config, tokens)
+    x = jnp.where(
+      (place < config.num_outputs)[..., None],
+      params["embedding"].at[place].get(mode="clip"),
+      params["embedding" + WHOLE][tokens],
+    )
+  x = x.astype(config.dtype)
   if config.scaled_embedding:
     x *= jnp.asarray(config.width**0.5, x.dtype)
   return constrain(layout, x, "batch", "length", "residual")
@@ -195,6 +211,15 @@ def run_layers(
   return layers.final_norm(config, params, x)
 
 
+def places(
+  config: TransformerConfig, tokens: Int[Array, "*B"]
+) -> Int[Array, "*B"]:
+  """Which logit is a token's; `num_outputs` where it has none."""
+  if config.kept is None:
+    return tokens
+  return jnp.asarray(config.kept.places(config.vocab_size))[tokens]
+
+
 def output_layer(config: TransformerConfig) -> str:
   """The name of the parameter [V, D] that gives logits."""
   return "embedding" if config.tied else "output"
@@ -205,7 +230,10 @@ def logits(
   params: dict,
   hidden: Float[Array, "*B D"],
 ) -> Float[Array, "*B V"]:
-  """Logits of the next token in float32, capped or not, from hidden states."""
+  """Logits of the next token in float32, capped or not, from hidden states.
+
+  Of all tokens, or in their order of those that `config.kept` has.
+  """
   x = jnp.einsum(
     "...d,vd->...v",
     hidden,

@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 import math
+import zlib
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 KINDS = ("local", "global")
 ACTIVATIONS = ("gelu_tanh", "silu")
 SCALINGS = ("none", "linear", "llama3")
+PROJECTIONS = ("query", "key", "value", "out", "gate", "up", "down")
 
 # More than any decoder has, and little enough that a description of a network
 # takes no memory to speak of.
@@ -77,6 +79,79 @@ class Rotary:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters of kernels, trained in their place (arXiv 2106.09685).
+
+  A kernel W [I, O] acts as `W + alpha / rank · A B`, with A [I, rank] random
+  and B [rank, O] zero at first. Adapters are in float32, whatever kernels are.
+
+  Attributes:
+    rank: inner size of the products, at least 1.
+    alpha: times 1 / rank what the products are multiplied by, > 0.
+    targets: kernels that have adapters, some of `PROJECTIONS`, in all layers.
+
+  Raises:
+    ValueError: if a number is out of its range, or a target is none of those.
+  """
+
+  rank: int = 16
+  alpha: float = 32.0
+  targets: tuple[str, ...] = PROJECTIONS
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise ValueError(f"rank is {self.rank}, expected >= 1")
+    if not 0 < self.alpha < math.inf:
+      raise ValueError(f"alpha is {self.alpha}, expected > 0")
+    targets = tuple(name for name in PROJECTIONS if name in self.targets)
+    if not targets or len(targets) != len(self.targets):
+      raise ValueError(
+        f"targets are {self.targets}, expected some of {PROJECTIONS}, each once"
+      )
+    object.__setattr__(self, "targets", targets)
+
+  @property
+  def scale(self) -> float:
+    """What products of A and B are multiplied by."""
+    return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class KeptTokens:
+  """The tokens that a network may say; it may be told any.
+
+  Logits are of these alone, so their softmax is that of all tokens, given that
+  it is one of these. See `models.trimming`.
+
+  Attributes:
+    ids: of the tokens, in any order; kept sorted and each once.
+
+  Raises:
+    ValueError: if there is none, or one is negative.
+  """
+
+  ids: tuple[int, ...]
+
+  def __post_init__(self):
+    ids = tuple(sorted({int(token) for token in self.ids}))
+    if not ids or ids[0] < 0:
+      raise ValueError(
+        f"kept tokens are {ids[:3]} …, expected one or more, none negative"
+      )
+    object.__setattr__(self, "ids", ids)
+
+  def __repr__(self):
+    digest = zlib.crc32(np.asarray(self.ids, "<i4").tobytes())
+    return f"KeptTokens({len(self.ids)} ids, crc32 {digest:08x})"
+
+  def places(self, vocab_size: int) -> Int[np.ndarray, "V"]:
+    """The index of each token among those kept; their number for others."""
+    places = np.full(vocab_size, len(self.ids), np.int32)
+    places[list(self.ids)] = np.arange(len(self.ids))
+    return places
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerSpec:
   """How one layer attends.
 
@@ -131,6 +206,8 @@ class TransformerConfig:
     activation: of the MLP's gate, "gelu_tanh" or "silu".
     scaled_embedding: embeddings are multiplied by √D.
     tied: the embedding is the output layer too.
+    lora: adapters of the layers' kernels, see `models.adapters`; None for none.
+    kept: tokens that have logits, see `models.trimming`; None for all.
   """
 
   vocab_size: int
@@ -162,6 +239,8 @@ class TransformerConfig:
   activation: str = "gelu_tanh"
   scaled_embedding: bool = True
   tied: bool = True
+  lora: Lora | None = None
+  kept: KeptTokens | None = None
 
   def __post_init__(self):
     if self.query_pre_attn_scalar is None:
@@ -199,6 +278,11 @@ class TransformerConfig:
         raise ValueError(
           f"{name} is {getattr(self, name)!r}, expected one of {allowed}"
         )
+    if self.kept is not None and self.kept.ids[-1] >= self.vocab_size:
+      raise ValueError(
+        f"token {self.kept.ids[-1]} is kept, expected tokens below vocab_size, "
+        f"{self.vocab_size}"
+      )
     object.__setattr__(self, "pattern", tuple(self.pattern))
     if not self.pattern or not set(self.pattern) <= set(KINDS):
       raise ValueError(
@@ -220,6 +304,11 @@ class TransformerConfig:
         )
       )
     return tuple(specs)
+
+  @property
+  def num_outputs(self) -> int:
+    """Tokens that have logits."""
+    return self.vocab_size if self.kept is None else len(self.kept.ids)
 
   @property
   def num_periods(self) -> int:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from pav_jax.models import heads, next_token, transformer
+from pav_jax.models import adapters, heads, next_token, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 
@@ -64,7 +64,7 @@ class VerifierConfig:
     config = self.trunk.with_layers(
       self.reader_layers, first=-self.reader_layers
     )
-    return dataclasses.replace(config, vocab_size=1)
+    return dataclasses.replace(config, vocab_size=1, lora=None, kept=None)
 
 
 def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:
@@ -82,6 +82,12 @@ def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:
   if config.reader_layers:
     params["reader"] = init_reader(config, key)
   return params
+
+
+def split(params: dict) -> tuple[dict, dict]:
+  """`adapters.split`: of a trunk with adapters these, and all that reads it."""
+  trunk, base = adapters.split(params["trunk"])
+  return params | {"trunk": trunk}, {"trunk": base} if base else {}
 
 
 @functools.lru_cache

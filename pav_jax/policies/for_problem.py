@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import os
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,13 +12,23 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models import (
+  adapters,
+  hf,
+  hf_adapters,
+  partitioning,
+  transformer,
+  trimming,
+)
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
-from pav_jax.problems.vocabulary import identity
+from pav_jax.problems.vocabulary import identity, write_files
 from pav_jax.rollout import Rollout
+
+# Of an exported policy's directory.
+ADAPTERS = "adapters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,29 +175,71 @@ def language_model(
   )
 
 
+def used_tokens(
+  problem: Any,
+  *,
+  num_demonstrations: int = 1024,
+  also: Sequence[int] = (),
+) -> KeptTokens:
+  """The tokens that answers to a problem are made of.
+
+  Those of demonstrations of the train split, the end of a text and padding.
+  What a policy is to say beyond them it has to be given: a model's own way of
+  writing an answer, all digits.
+
+  Args:
+    problem: a text problem with demonstrations.
+    num_demonstrations: that are read, of different problems; fewer if there are
+      fewer.
+    also: other tokens.
+  """
+  number = min(num_demonstrations, problem.split_size("train"))
+  ids = problem.problem_ids("train", 0, number)
+  rollout = problem.demonstrations(ids, np.zeros_like(ids))
+  said = np.arange(rollout.tokens.shape[1]) < rollout.prefix_len[:, -1:]
+  vocabulary = problem.vocabulary
+  return KeptTokens(
+    (
+      *np.unique(np.asarray(rollout.tokens)[said]).tolist(),
+      *(vocabulary.eos_id, vocabulary.pad_id),
+      *also,
+    )
+  )
+
+
 def export(
   path: str | os.PathLike, policy: LanguageModel, params: PyTree, problem: Any
 ) -> None:
   """Writes a policy for others; the directory appears complete or not at all.
 
-  Of several processes all call, and the first one writes.
+  Adapters are merged into their kernels, and beside that in `adapters/`, as
+  PEFT keeps them; of trimmed embeddings all rows are written. Of several
+  processes all call, and the first one writes.
 
   Args:
     path: a directory; one that is there is replaced.
     policy: whose network it is.
     params: of the network.
-    problem: has `vocabulary` and `delimiter`, which go with it.
+    problem: has `vocabulary` and `delimiter`, which go with it, the first also
+      as the files that it came from, if it has such.
 
   Raises:
     FloatingPointError: if a parameter is not finite.
   """
   if jax.process_index() and not partitioning.is_split(params):
     return
-  vocabulary = problem.vocabulary
+  vocabulary, lora = problem.vocabulary, policy.config.lora
+  arrays = lora and hf_adapters.to_host(policy.config, params)
+
+  def write_also(folder: pathlib.Path) -> None:
+    write_files(vocabulary, folder)
+    if lora is not None:
+      hf_adapters.write(folder / ADAPTERS, lora, arrays)
+
   hf.save(
     path,
-    policy.config,
-    params,
+    *trimming.restore(*adapters.merge(policy.config, params)),
+    also=write_also,
     token_ids={
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,

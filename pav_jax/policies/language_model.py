@@ -82,6 +82,12 @@ class LanguageModel:
           f"{name} is {getattr(self, name)}, expected 0 <= {name} < {size}, "
           "the vocabulary's size"
         )
+    kept = self.config.kept
+    if kept is not None and self.end_token not in kept.ids:
+      raise ValueError(
+        f"end_token is {self.end_token}, expected one of the {kept} that the "
+        "network may say"
+      )
     for name in ("max_new_tokens", "max_steps", "num_slots"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
@@ -284,10 +290,10 @@ class LanguageModel:
 
   def _check_params(self, params):
     size = params["embedding"].shape[0]
-    if size != self.config.vocab_size:
+    if size != self.config.num_outputs:
       raise ValueError(
         f"params have a vocabulary of {size} tokens, expected "
-        f"{self.config.vocab_size}"
+        f"{self.config.num_outputs}"
       )
 
   def _check_lengths(self, prompt_len, num_tokens):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 from pav_jax import randomness
 from pav_jax.models import next_token
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 
 
 def bucket(length: int) -> int:
@@ -61,6 +61,7 @@ def draw(
   temperature: float,
   top_k: int | None,
   top_p: float,
+  kept: KeptTokens | None = None,
 ) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
   """A token for each row and its log-probability before truncation.
 
@@ -70,6 +71,7 @@ def draw(
     temperature: 0 for the most probable token, the first of equal ones.
     top_k: see `truncate`.
     top_p: see `truncate`.
+    kept: tokens that the logits are of; None for all.
   """
   scaled = scale_logits(logits, temperature)
   if temperature:
@@ -77,14 +79,19 @@ def draw(
     token = randomness.categorical(keys, allowed)
   else:
     token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  return token, logp_of(scaled, token)
+  logp = logp_of(scaled, token)
+  if kept is not None:
+    token = jnp.asarray(kept.ids, jnp.int32)[token]
+  return token, logp
 
 
 def logp_of(
   logits: Float[Array, "*B V"], token: Int[Array, "*B"]
 ) -> Float[Array, "*B"]:
-  """`log softmax(logits)[token]`, in nats."""
-  picked = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+  """`log softmax(logits)[token]`, in nats; -inf for a token without logit."""
+  picked = jnp.take_along_axis(
+    logits, token[..., None], axis=-1, mode="fill", fill_value=-jnp.inf
+  )[..., 0]
   return picked - jax.nn.logsumexp(logits, axis=-1)
 
 

@@ -83,7 +83,11 @@ def decode_suffixes(
     max_new_tokens=max_new_tokens,
     end_token=end_token,
     draw=functools.partial(
-      sampling.draw, temperature=temperature, top_k=top_k, top_p=top_p
+      sampling.draw,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      kept=config.kept,
     ),
     layout=layout,
   )

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import countdown_search, hashing, text
-from pav_jax.problems.base import Tokens
 from pav_jax.problems.countdown_search import SYMBOLS
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.rollout import Rollout
@@ -159,10 +158,6 @@ class Countdown(text.GeneratedProblem):
     prompts[:, -3], prompts[:, -1] = equals, colon
     return prompts
 
-  def answers(self, problem_id: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B A"]:
-    """Numbers and target are all that grading needs: the prompts."""
-    return self.prompts(problem_id)
-
   def responses(
     self, problem_id: Int[np.ndarray, "B"], sample_id: Int[np.ndarray, "B"]
   ) -> Int[np.ndarray, "B R"]:
@@ -293,7 +288,7 @@ class Countdown(text.GeneratedProblem):
       yield self._trace(prompt, response, steps)
 
   def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
-    """The outcome reward of whole responses, float32[B].
+    """1 if every step is legal and the last number left is the target.
 
     Raises:
       ValueError: if a prompt is none of this problem's.
@@ -305,25 +300,6 @@ class Countdown(text.GeneratedProblem):
       ],
       np.float32,
     )
-
-  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
-    """1 if every step is legal and the last number left is the target.
-
-    Args:
-      response: token ids, any at all; what follows the end token does not
-        count, and one without end token is wrong.
-      answer: from `answers`.
-
-    Raises:
-      ValueError: if the answer is none of this problem's.
-    """
-    answer = np.asarray(answer, np.int64)
-    if answer.shape != (self.prompt_len,):
-      raise ValueError(
-        f"answer has shape {answer.shape}, expected ({self.prompt_len},)"
-      )
-    tokens = np.concatenate([answer, np.asarray(response, np.int64)])[None]
-    return bool(self.grade(Rollout(tokens, *[None] * 5))[0])
 
   def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
     """Prefixes that are wrong for certain, whatever follows: bool[B, H + 1].

@@ -165,7 +165,7 @@ class DataProblem(abc.ABC):
       Example(
         int(problem_id),
         self._at(problem_id, "prompts"),
-        self._encoded(self._at(problem_id, "records").answer),
+        self.answers([problem_id])[0],
       )
       for problem_id in ids[(host - start) % num_hosts :: num_hosts]
     )

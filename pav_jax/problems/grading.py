@@ -110,7 +110,7 @@ class NormalizedMatch(_FromAnswers):
     ValueError: if a number is out of its range.
   """
 
-  symbolic: ClassVar[bool] = False
+  task: ClassVar[str] = "same"
 
   num_workers: int | None = dataclasses.field(default=None, repr=False)
   seconds: float | int = 3.0
@@ -143,7 +143,7 @@ class NormalizedMatch(_FromAnswers):
     """
     pairs = list(zip(answers, others, strict=True))
     pool = grading_pool.pool(
-      symbolic=self.symbolic,
+      task=self.task,
       seconds=self.seconds,
       megabytes=self.megabytes,
       num_workers=self.num_workers or min(16, os.cpu_count() or 1),
@@ -165,7 +165,7 @@ class SymbolicMatch(NormalizedMatch):
     MissingPackageError: without mpmath.
   """
 
-  symbolic: ClassVar[bool] = True
+  task: ClassVar[str] = "symbolic"
 
   def __post_init__(self):
     super().__post_init__()

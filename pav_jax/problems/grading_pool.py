@@ -1,8 +1,8 @@
 """Processes that compare answers, with limits; breaking them costs a process.
 
 They are programs of their own (`grading_worker`), not forks: JAX has threads,
-and the caller's main module need not be importable. What they write is bytes
-that say right or wrong; nothing of it is executed or unpickled.
+and the caller's main module need not be importable. What they write is lines of
+JSON; nothing of it is executed or unpickled.
 """
 
 import atexit
@@ -19,9 +19,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 _PROGRAM = pathlib.Path(__file__).with_name("grading_worker.py")
-_READY, _BEGIN, _CORRECT, _WRONG, _TIMEOUT = b"rb10t"
+_READY, _BEGIN, _TIMEOUT, _NO_MEMORY = b"r", b"b", b"t", b"m"
 _MOST_LOSSES = 10  # of processes that had not yet read what they were sent
 _CHUNK = (4, 64)  # rows a process gets at a time, at least and at most
 _START_SECONDS = 120
@@ -41,10 +42,16 @@ class _Worker:
       # So that signals to the run's group, Ctrl-C and the preemption of its
       # host, do not look like answers that crashed it.
       start_new_session=True,
-      env=os.environ | {"PYTHONHASHSEED": "0"},
+      env=os.environ
+      | {
+        "PYTHONHASHSEED": "0",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+      },
     )
     self.ready = self.reading = False
     self.rows: collections.deque[int] = collections.deque()
+    self.unread = b""  # the beginning of a line
     self.deadline = time.monotonic() + _START_SECONDS
 
   def send(self, rows: Iterable[int], pairs: Sequence) -> None:
@@ -56,6 +63,14 @@ class _Worker:
         line = line[self.process.stdin.write(line) :]
     except BrokenPipeError:
       pass  # its end is seen when it is read
+
+  def said(self) -> list[bytes]:
+    """The lines that it has written; none if it has ended."""
+    more = os.read(self.process.stdout.fileno(), 1 << 16)
+    if not more:
+      return []
+    *lines, self.unread = (self.unread + more).split(b"\n")
+    return [*lines, b""]
 
   def close(self) -> int:
     """Ends it and leaves nothing of it; gives its exit status."""
@@ -79,9 +94,9 @@ class Pool:
   """Processes with one set of limits; calls of several threads take turns."""
 
   def __init__(
-    self, symbolic: bool, seconds: float, megabytes: int, num_workers: int
+    self, task: str, seconds: float, megabytes: int, num_workers: int
   ):
-    self._arguments = (str(symbolic), str(float(seconds)), str(megabytes))
+    self._arguments = (task, str(float(seconds)), str(megabytes))
     self._num_workers = num_workers
     # Of wall time for one row, should its processor time not be limited.
     self._patience = 10 * seconds + 30
@@ -92,12 +107,22 @@ class Pool:
     """Which pairs of answers are equal, in order.
 
     Raises:
+      RuntimeError: as of `run`.
+    """
+    return [result is True for result in self.run(pairs)]
+
+  def run(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """What the task makes of each row of arguments, in order, as JSON has it.
+
+    None for a row that exceeds a limit or raises an error.
+
+    Raises:
       RuntimeError: if processes cannot be started, with what they say, or the
         interpreter is exiting.
     """
     with self._lock:
       try:
-        return self._compare(pairs)
+        return self._run(rows)
       except BaseException:
         # A process in the middle of something would answer the next call.
         self._close()
@@ -119,9 +144,9 @@ class Pool:
     while self._workers:
       self._workers.pop().close()
 
-  def _compare(self, pairs):
-    correct = [False] * len(pairs)
-    waiting = collections.deque(_chunks(pairs, self._num_workers))
+  def _run(self, all_rows):
+    results = [None] * len(all_rows)
+    waiting = collections.deque(_chunks(all_rows, self._num_workers))
     losses: collections.Counter[int] = collections.Counter()
 
     def give_up(worker, final=False):
@@ -145,23 +170,23 @@ class Pool:
       self._start(len(waiting))
       for worker in self._workers:
         if waiting and worker.ready and not worker.rows:
-          worker.send(waiting.popleft(), pairs)
+          worker.send(waiting.popleft(), all_rows)
           worker.deadline = time.monotonic() + self._patience
       for worker, said in self._read():
         worker.deadline = time.monotonic() + self._patience
-        for byte in said:
-          if byte == _READY:
+        for line in said:
+          if line == _READY:
             worker.ready = True
-          elif byte == _BEGIN:
+          elif line == _BEGIN:
             worker.reading = True
-          elif byte in (_CORRECT, _WRONG):
-            correct[worker.rows.popleft()] = byte == _CORRECT
-          else:
-            give_up(worker, final=byte == _TIMEOUT)
+          elif line in (_TIMEOUT, _NO_MEMORY):
+            give_up(worker, final=line == _TIMEOUT)
+          elif line:
+            results[worker.rows.popleft()] = _read_json(line)
         if not said:
           self._bury(worker)
           give_up(worker)
-    return correct
+    return results
 
   def _start(self, num_chunks: int) -> None:
     idle = sum(not worker.rows for worker in self._workers)
@@ -169,20 +194,20 @@ class Pool:
     for _ in range(min(num_chunks - idle, room)):
       self._workers.append(_Worker(self._arguments))
 
-  def _read(self) -> Iterator[tuple[_Worker, bytes]]:
-    """What processes have written; nothing for one that ended or hangs."""
+  def _read(self) -> Iterator[tuple[_Worker, list[bytes]]]:
+    """Lines of processes, and an empty one; none of one that ended or hangs."""
     with selectors.DefaultSelector() as selector:
       for worker in self._workers:
         selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
       soonest = min(worker.deadline for worker in self._workers)
       ready = selector.select(max(0.0, soonest - time.monotonic()))
     for key, _ in ready:
-      yield key.data, os.read(key.fd, 4096)
+      yield key.data, key.data.said()
     now = time.monotonic()
     for worker in list(self._workers) if not ready else ():
       busy = worker.rows or not worker.ready
       if busy and worker.deadline <= now:
-        yield worker, b""
+        yield worker, []
       elif not busy:
         worker.deadline = now + self._patience
 
@@ -199,12 +224,20 @@ class Pool:
       )
 
 
-def _chunks(pairs: Sequence, num_workers: int) -> Iterator[list[int]]:
+def _chunks(rows: Sequence, num_workers: int) -> Iterator[list[int]]:
   """Rows that are sent together."""
   least, most = _CHUNK
-  number = min(most, max(least, -(-len(pairs) // num_workers)))
-  for begin in range(0, len(pairs), number):
-    yield list(range(begin, min(begin + number, len(pairs))))
+  number = min(most, max(least, -(-len(rows) // num_workers)))
+  for begin in range(0, len(rows), number):
+    yield list(range(begin, min(begin + number, len(rows))))
+
+
+def _read_json(line: bytes) -> Any:
+  """What a line says; None of one that was broken off."""
+  try:
+    return json.loads(line)
+  except ValueError:
+    return None
 
 
 _pools: dict[tuple, Pool] = {}
@@ -213,10 +246,17 @@ _exiting = False
 
 
 def pool(
-  *, symbolic: bool, seconds: float | int, megabytes: int, num_workers: int
+  *, task: str, seconds: float | int, megabytes: int, num_workers: int
 ) -> Pool:
-  """The one pool with these settings; it lives until the interpreter exits."""
-  key = (symbolic, float(seconds), megabytes, num_workers)
+  """The one pool with these settings; it lives until the interpreter exits.
+
+  Args:
+    task: what its processes do, one of `grading_worker.TASKS`.
+    seconds: of processor time for a row.
+    megabytes: of memory for a process.
+    num_workers: processes.
+  """
+  key = (task, float(seconds), megabytes, num_workers)
   with _pools_lock:
     if key not in _pools:
       _pools[key] = Pool(*key)

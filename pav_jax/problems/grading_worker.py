@@ -1,14 +1,15 @@
 """The program of a process that compares; `grading_pool` starts it by its path.
 
-    python -P grading_worker.py SYMBOLIC SECONDS MEGABYTES
+    python -P grading_worker.py TASK SECONDS MEGABYTES
 
 It imports neither JAX nor the package around it, has one thread, and forks a
 child that does the work; so a child that is lost costs no imports. The child
-reads lines of JSON, each a list of pairs of answers; it writes `b` when it has
-read one, and then `1` or `0` for each pair, equal or not. The kernel ends it
-when a pair takes too much processor time, for which `t` is written instead, or
-`m` if a pair needs too much memory; the rest of the line is not compared then.
-If it ends in another way so does the program.
+reads lines of JSON, each a list of rows, which are arguments of the task, as
+pairs of answers are. It writes a line `b` when it has read one, and then a line
+of JSON for each row, such as `true` for equal answers. The kernel ends it when
+a row takes too much processor time, for which `t` is written instead, or `m` if
+a row needs too much memory; the rest of the line is not worked at then. If it
+ends in another way so does the program.
 """
 
 import functools
@@ -20,30 +21,59 @@ import signal
 import sys
 import types
 from collections.abc import Callable
+from typing import Any
 
-READY, BEGIN, EQUAL, UNEQUAL = b"r", b"b", b"1", b"0"
-TIMEOUT, NO_MEMORY = b"t", b"m"
+READY, BEGIN, TIMEOUT, NO_MEMORY = b"r\n", b"b\n", b"t\n", b"m\n"
 # How a child ends.
 _ENDED, _WORN, _OUT_OF_MEMORY = 0, 10, 11
 
 
-def comparison(symbolic: bool) -> Callable[[str, str], bool]:
-  """What compares, imported by its name in a package that is a mere folder."""
+def _same() -> Callable[[str, str], bool]:
+  from pav_jax.problems import answer_equality
+
+  return functools.lru_cache(maxsize=4096)(answer_equality.same)
+
+
+def _symbolic() -> Callable[[str, str], bool]:
+  from pav_jax.problems import answer_equality
+
+  answer_equality.equal("x^2", "x x + 0")  # imports what it needs
+  return functools.lru_cache(maxsize=4096)(answer_equality.equal)
+
+
+def _gym_draw() -> Callable[..., Any]:
+  from pav_jax.problems import gym_entries
+
+  return gym_entries.draw
+
+
+def _gym_score() -> Callable[..., Any]:
+  from pav_jax.problems import gym_entries
+
+  return gym_entries.score
+
+
+# What a process can be asked to do: each imports what it needs.
+TASKS = {
+  "same": _same,
+  "symbolic": _symbolic,
+  "gym_draw": _gym_draw,
+  "gym_score": _gym_score,
+}
+
+
+def function_of(task: str) -> Callable[..., Any]:
+  """What works, imported by its name in a package that is a mere folder."""
   here = pathlib.Path(__file__).parent
   for name, folder in (("pav_jax", here.parent), ("pav_jax.problems", here)):
     package = types.ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package
-  from pav_jax.problems import answer_equality
-
-  if not symbolic:
-    return answer_equality.same
-  answer_equality.equal("x^2", "x x + 0")  # imports what it needs
-  return answer_equality.equal
+  return TASKS[task]()
 
 
 def limit(megabytes: int) -> None:
-  """Takes away what comparing does not need: memory, files, core dumps."""
+  """Takes away what no task needs: memory, files, core dumps."""
   wanted = {
     resource.RLIMIT_AS: megabytes << 20,
     resource.RLIMIT_FSIZE: 0,
@@ -57,47 +87,49 @@ def limit(megabytes: int) -> None:
 
 
 def serve(
-  equal: Callable[[str, str], bool], out: int, seconds: float, megabytes: int
+  function: Callable[..., Any], out: int, seconds: float, megabytes: int
 ) -> int:
-  """Compares until its input ends, or it has used much memory: how it ends."""
+  """Works until its input ends, or it has used much memory: how it ends."""
   limit(megabytes)
   while True:
     try:
       line = sys.stdin.buffer.readline()
-      pairs = json.loads(line or "[]")
+      rows = json.loads(line or "[]")
     except Exception:  # what is left of the line would be taken for another
       return _ENDED
     if not line:
       return _ENDED
     os.write(out, BEGIN)
-    for answer, other in pairs:
+    for row in rows:
       signal.setitimer(signal.ITIMER_PROF, seconds)
       try:
-        verdict = equal(answer, other)
+        result = json.dumps(function(*row)).encode()
       except MemoryError:
         return _OUT_OF_MEMORY
       except Exception:  # whatever a library makes of hostile text
-        verdict = False
+        result = b"null"
       signal.setitimer(signal.ITIMER_PROF, 0)
-      os.write(out, EQUAL if verdict else UNEQUAL)
+      result += b"\n"
+      while result:
+        result = result[os.write(out, result) :]
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     if used > megabytes / 2:
       return _WORN
 
 
-def main(symbolic: bool, seconds: float, megabytes: int) -> None:
+def main(task: str, seconds: float, megabytes: int) -> None:
   """Forks a child, and another when that ends, until its input ends."""
   # Nothing that a library prints is taken for a verdict.
   out = os.dup(1)
   nothing = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nothing, 1)
-  equal = functools.lru_cache(maxsize=4096)(comparison(symbolic))
+  function = function_of(task)
   os.write(out, READY)
   os.dup2(nothing, 2)
   while True:
     child = os.fork()
     if not child:
-      os._exit(serve(equal, out, seconds, megabytes))
+      os._exit(serve(function, out, seconds, megabytes))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGPROF:
@@ -109,4 +141,4 @@ def main(symbolic: bool, seconds: float, megabytes: int) -> None:
 
 
 if __name__ == "__main__":
-  main(sys.argv[1] == "True", float(sys.argv[2]), int(sys.argv[3]))
+  main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))

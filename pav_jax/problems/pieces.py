@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 from pav_jax import packages
-from pav_jax.problems import vocabulary as vocabularies
+from pav_jax.checks import check_texts_return
 
 _SPACE = "▁"  # how pieces write a space: U+2581
 # What follows a serialised message is merged into it. This is a ModelProto with
@@ -46,7 +46,7 @@ class SentencePieceVocabulary:
           f"{self.path} has no {name}, expected a SentencePiece model with one"
         )
     try:
-      vocabularies.check_texts_return(self)
+      check_texts_return(self.encode, self.decode, unknown=self.unk_id)
     except ValueError as error:
       advice = "another model" if self.exact else "exact=True, or another model"
       raise ValueError(

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,6 +128,36 @@ class PromptFormat:
 
   def _question(self, record: Record) -> str:
     return _filled(self.question, record)
+
+
+def chat_prompt(
+  tokenizer: Any,
+  *,
+  user: str = "{problem}",
+  system: str | None = None,
+  response: str = "{solution}",
+  **variables: Any,
+) -> PromptFormat:
+  """Prompts as the chats that a model was trained on, by its own template.
+
+  Args:
+    tokenizer: with a chat template, see `models.tokenizer.Tokenizer.chat`.
+    user: what the user says; `{problem}` stands for the problem's text.
+    system: what the system says; None for the template's own, if it has one.
+    response: see `PromptFormat`.
+    **variables: of the template, as enable_thinking.
+
+  Raises:
+    ValueError: if there is no template, or `{problem}` is not in `user`.
+  """
+  messages = [{"role": "user", "content": user}]
+  if system is not None:
+    messages = [{"role": "system", "content": system}, *messages]
+  question = tokenizer.chat(messages, **variables)
+  if tokenizer.bos_id is not None:  # which every prompt begins with
+    begin = tokenizer.token_text(tokenizer.bos_id)
+    question = question.removeprefix(begin)
+  return PromptFormat(question=question, response=response)
 
 
 def _filled(template: str, record: Record) -> str:

@@ -72,17 +72,35 @@ class GeneratedProblem(abc.ABC):
   def prompts(self, problem_id: Int[ArrayLike, "B"]) -> Int[np.ndarray, "B L"]:
     """Token ids of the prompts, int32[B, L]."""
 
-  @abc.abstractmethod
   def answers(self, problem_id: Int[ArrayLike, "B"]) -> Int[np.ndarray, "B A"]:
-    """What `is_correct` needs to know of each problem, int32[B, A]."""
+    """What `is_correct` needs to know of each problem, int32[B, A].
 
-  @abc.abstractmethod
+    The prompts, unless a subclass overrides both.
+    """
+    return self.prompts(problem_id)
+
   def is_correct(self, response: Tokens, answer: Tokens) -> bool:
-    """1 for a correct response, else 0; never raises on any response."""
+    """`grade` of one response.
+
+    Args:
+      response: token ids, any at all; what follows the end token does not
+        count, and one without end token is wrong.
+      answer: from `answers`.
+
+    Raises:
+      ValueError: if the answer is none of this problem's.
+    """
+    answer = np.asarray(answer, np.int64)
+    if answer.shape != (self.prompt_len,):
+      raise ValueError(
+        f"answer has shape {answer.shape}, expected ({self.prompt_len},)"
+      )
+    tokens = np.concatenate([answer, np.asarray(response, np.int64)])[None]
+    return bool(self.grade(Rollout(tokens, *[None] * 5))[0])
 
   @abc.abstractmethod
   def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
-    """`is_correct` of whole responses, float32[B]."""
+    """The outcomes of whole responses, 1 for a correct one, float32[B]."""
 
   def final_answers(self, rollout: Rollout) -> Int[np.ndarray, "B"]:
     """The token before the end token, int64[B]: a response's last number.

@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import hashing, text
-from pav_jax.problems.base import Tokens
 from pav_jax.problems.vocabulary import Vocabulary
 from pav_jax.rollout import Rollout
 
@@ -144,10 +143,6 @@ class TwoRoutesText(text.GeneratedProblem):
     """Token ids of `37+5+8:`, int32[B, 2 H]."""
     return self._prompts(self._fields(self.contents(problem_id)))
 
-  def answers(self, problem_id: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B A"]:
-    """Start and numbers are all that grading needs: the prompts."""
-    return self.prompts(problem_id)
-
   def responses(
     self, problem_id: Int[np.ndarray, "B"], sample_id: Int[np.ndarray, "B"]
   ) -> Int[np.ndarray, "B R"]:
@@ -177,7 +172,7 @@ class TwoRoutesText(text.GeneratedProblem):
     return np.where(uniform[:, :1] < self.x, guessed, worked)
 
   def grade(self, rollout: Rollout) -> Float[np.ndarray, "B"]:
-    """The outcome reward of whole responses, float32[B].
+    """1 for the right work or guess, written as the teacher does.
 
     Raises:
       ValueError: if a prompt is none of this problem's.
@@ -189,25 +184,6 @@ class TwoRoutesText(text.GeneratedProblem):
     right = read.right_guess & (length == 2 * self.num_steps)
     right |= read.right_work & (length == self.max_response_len)
     return right[:, 0].astype(np.float32)
-
-  def is_correct(self, response: Tokens, answer: Tokens) -> bool:
-    """Whether it is the right work or guess, written as the teacher does.
-
-    Args:
-      response: token ids, any at all; what follows the end token does not
-        count, and one without end token is wrong.
-      answer: from `answers`.
-
-    Raises:
-      ValueError: if the answer is none of this problem's.
-    """
-    answer = np.asarray(answer, np.int64)
-    if answer.shape != (self.prompt_len,):
-      raise ValueError(
-        f"answer has shape {answer.shape}, expected ({self.prompt_len},)"
-      )
-    tokens = np.concatenate([answer, np.asarray(response, np.int64)])[None]
-    return bool(self.grade(Rollout(tokens, *[None] * 5))[0])
 
   def dead_prefixes(self, rollout: Rollout) -> Bool[np.ndarray, "B P"]:
     """Prefixes that are wrong for certain, whatever follows: bool[B, H + 1].

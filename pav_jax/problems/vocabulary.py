@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 import re
 from collections.abc import Iterable
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -182,6 +183,21 @@ class TextTokens(Tokens, Protocol):
     ...
 
 
+@runtime_checkable
+class HasFiles(Protocol):
+  """A vocabulary that other libraries can read too."""
+
+  def write(self, folder: pathlib.Path) -> None:
+    """Writes files into a folder that is there."""
+    ...
+
+
+def write_files(vocabulary: Tokens, folder: pathlib.Path) -> None:
+  """`HasFiles.write`; of other vocabularies nothing is written."""
+  if isinstance(vocabulary, HasFiles):
+    vocabulary.write(folder)
+
+
 def encode_prompt(vocabulary: TextTokens, text: str) -> list[int]:
   """The ids of a prompt, which begins with `<bos>` if there is one.
 
@@ -197,41 +213,6 @@ def encode_prompt(vocabulary: TextTokens, text: str) -> list[int]:
       "vocabulary with bos_id"
     )
   return ids
-
-
-# Steps as models write them, and what tokenizers have been seen to change.
-_STEPS = (
-  "It is 5.",
-  " indented",
-  "a  b ",
-  r"$\frac{1}{2}$ × 3",
-  "x² ≥ ½",
-  "\tif a:",
-  "###",
-)
-
-
-def check_texts_return(vocabulary: TextTokens, delimiter: str = "\n") -> None:
-  """Checks that texts of steps come back from their tokens as they were.
-
-  Steps and delimiters are tokenised by themselves and put together. Texts with
-  characters that the vocabulary has no token for are passed over.
-
-  Args:
-    vocabulary: a tokenizer that has been loaded.
-    delimiter: ends a step.
-
-  Raises:
-    ValueError: with the text and what came back.
-  """
-  unknown = getattr(vocabulary, "unk_id", None)
-  for step in _STEPS:
-    ids = [*vocabulary.encode(step), *vocabulary.encode(delimiter)]
-    if unknown in ids:
-      continue
-    back = vocabulary.decode(ids)
-    if back != step + delimiter:
-      raise ValueError(f"{step + delimiter!r} comes back as {back!r}")
 
 
 def delimiter_table(

@@ -8,5 +8,6 @@
 | `monte_carlo`, `importance` | `MonteCarlo`, `ImportanceSampling` |
 | `verifier` | `Verifier`, `load`, `save` |
 | `rollout_values` | `WithinLimit`, `WellFormed`: what is worth nothing |
+| `public` | other people's reward models as provers; ours for others |
 | `completions`, `budget`, `first_pits` | completions, as data are made of |
 """

@@ -28,6 +28,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.rollout import Rollout
@@ -82,7 +83,14 @@ class Prover(Protocol):
 
 
 class FixedProver:
-  """A prover that is made of no policy in training."""
+  """A prover that is made of no policy in training.
+
+  Attributes:
+    placement: "host", which any function may be; a subclass that is pure JAX
+      and a pytree says "device". Of the class.
+  """
+
+  placement: typing.ClassVar[Placement] = "host"
 
   def with_policy(self, policy: Any, params: PyTree) -> Prover:
     """Itself."""
@@ -448,7 +456,7 @@ def described(prover: Prover, digest: Callable[[PyTree], str]) -> str:
       return inner.with_params(digest(inner.params), None)
     return inner
 
-  return repr(_on_innermost(summarize, prover))
+  return describe(_on_innermost(summarize, prover))
 
 
 def _on_innermost(fn: Callable, prover: Prover) -> Prover:

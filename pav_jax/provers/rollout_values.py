@@ -29,8 +29,6 @@ class ClosedForm(base.FixedProver):
   values: Callable[[Rollout], Float[np.ndarray, "B P"]]
   pad_id: int = 0
 
-  placement = "host"
-
   def __call__(
     self, key: jax.Array | None, rollout: Rollout
   ) -> Float[np.ndarray, "B P"]:

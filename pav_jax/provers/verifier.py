@@ -19,7 +19,7 @@ import safetensors.numpy
 from jaxtyping import Array, Float, Int, PyTree
 
 from pav_jax.checks import check_finite, concrete_value
-from pav_jax.models import beam_values, hf, partitioning
+from pav_jax.models import adapters, beam_values, hf, partitioning, trimming
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.value_network import VerifierConfig
@@ -156,7 +156,8 @@ def save(
 ) -> None:
   """Writes a verifier's directory, which appears complete or not at all.
 
-  Of several processes all call, and the first one writes.
+  Adapters are merged into their kernels. Of several processes all call, and the
+  first one writes.
 
   Args:
     path: a directory; one that is there is replaced.
@@ -183,8 +184,7 @@ def save(
 
   hf.save(
     path,
-    config.trunk,
-    params["trunk"],
+    *trimming.restore(*adapters.merge(config.trunk, params["trunk"])),
     token_ids=token_ids,
     identity=identity,
     replace=True,

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from pav_jax.checks import check_positive
 from pav_jax.data import step_targets
 from pav_jax.data.step_targets_writer import Writer
+from pav_jax.files import describe
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers.budget import Budget
@@ -216,9 +217,9 @@ def _config(
   names = "split first_problem num_problems problems_per_shard "
   names += "skip_dead_prefixes rows_per_call"
   return {
-    "problem": repr(settings.problem),
+    "problem": describe(settings.problem),
     **{name: getattr(settings, name) for name in names.split()},
-    "strategy": repr(strategy),
+    "strategy": describe(strategy),
     "policy": sampler.identity(),
     "prover": completer.identity(),
   }
@@ -371,7 +372,7 @@ def _report(
     arms={"collected": collected},
     seconds=float(seconds.sum()),
     work=work,
-    strategy=repr(strategy),
+    strategy=describe(strategy),
     checkpoint=manifest.checkpoint,
     **checked,
   )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from pav_jax import files
+from pav_jax.files import describe
 from pav_jax.models import hf
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
@@ -349,11 +350,11 @@ def _identity(
   """What the answers depend on."""
   return {
     "run": "search",
-    "problem": repr(settings.problem),
+    "problem": describe(settings.problem),
     "tuning": repr(settings.tuning),
     "max_step_tokens": repr(settings.max_step_tokens),
     "seed": repr(settings.seed),
-    "policy": repr(policy),
+    "policy": describe(policy),
     "params": sha256(params),
     "verifier": provers.described(settings.verifier, sha256),
     "samples": repr(
@@ -372,6 +373,6 @@ def _arm_identities(settings: SearchSettings) -> dict[str, str]:
   """What the answers of each arm depend on besides, by its name."""
   return {
     arm.name: f"{provers.described(arm.prover, sha256)} in "
-    f"{dataclasses.replace(arm, prover=provers.PolicyValues())}"
+    f"{describe(dataclasses.replace(arm, prover=provers.PolicyValues()))}"
     for arm in settings.arms
   }

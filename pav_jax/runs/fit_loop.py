@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from pav_jax.checks import check_positive
+from pav_jax.files import describe
+from pav_jax.models import adapters
 from pav_jax.reporting import metrics, progress
 from pav_jax.reporting.metrics import MetricsLog, write_config
 from pav_jax.runs.preemption import Preempted, Watch
 from pav_jax.training import fitting, processes
 from pav_jax.training.fitting import FitState, Fitter
-from pav_jax.training.state import Checkpoints
+from pav_jax.training.state import Checkpoints, checksum
 
 # `position -> (batch, position of the next)`, as `data.packing.Batches`.
 BatchesFn = Callable[[int], tuple[PyTree, int]]
@@ -59,7 +61,9 @@ class FitSettings:
       if field.name not in self.free
     }
     return {
-      name: repr(tuple(x) if isinstance(x, list) else getattr(x, "__name__", x))
+      name: describe(
+        tuple(x) if isinstance(x, list) else getattr(x, "__name__", x)
+      )
       for name, x in values.items()
     }
 
@@ -108,7 +112,7 @@ class Fitted:
   """What came of a job.
 
   Attributes:
-    params: with the highest score, as training had them.
+    params: of the network with the highest score, as training had them.
     step: after which they were.
     log: of the run, open.
     seconds_before: of wall time, in earlier runs of this work directory.
@@ -129,7 +133,7 @@ class _Saved:
   """A checkpoint of the run, and one of its best parameters.
 
   Attributes:
-    params: of the network.
+    params: that are trained.
     optimizer: the optimiser's state; of the best parameters nothing.
     position: in the present stage's batches.
     best: the highest score so far, -inf for none.
@@ -161,10 +165,13 @@ def train(job: Job, state: FitState) -> Fitted:
     Preempted: after SIGTERM, with a checkpoint of the step it stopped at.
   """
   total, settings, rates = job.num_steps, job.settings, []
+  config = dict(job.config)
+  if state.base:  # which checkpoints do not hold
+    config["base"] = checksum(state.base)
   last, best = (
     Checkpoints(
       job.workdir / "checkpoints" / name,
-      config=dict(job.config),
+      config=config,
       fingerprint=job.fingerprint,
       max_to_keep=number,
       afresh=job.workdir / "checkpoints",
@@ -183,7 +190,9 @@ def train(job: Job, state: FitState) -> Fitted:
       batches = job.fitter.put(batches, settings.chunk)
       clock = time.perf_counter()
       state, rows = job.fitter.train_chunk(
-        FitState(now.params, now.optimizer), batches, np.int32(end - begin)
+        FitState(now.params, now.optimizer, state.base),
+        batches,
+        np.int32(end - begin),
       )
       number = end - begin
       rows = {name: np.asarray(x)[:number] for name, x in rows.items()}
@@ -200,7 +209,7 @@ def train(job: Job, state: FitState) -> Fitted:
       )
       note = f"loss {rows['loss'].mean():.3f}"
       if end % job.validate_every == 0 or end == total:
-        now, measures = _validate(job, log, last, best, end, now)
+        now, measures = _validate(job, log, last, best, end, now, state.base)
         note += " · validation: " + " · ".join(
           f"{name} {x:.3g}" for name, x in measures.items()
         )
@@ -216,7 +225,8 @@ def train(job: Job, state: FitState) -> Fitted:
   step, kept, _ = best.restore_needed(now.as_best)
   best.close()
   rate = float(np.median(rates[1:])) if rates[1:] else None
-  return Fitted(kept.params, step, log, seconds_before, rate)
+  params = adapters.join(kept.params, state.base)
+  return Fitted(params, step, log, seconds_before, rate)
 
 
 def write_report(
@@ -263,7 +273,7 @@ def _resume(
   restored = last.restore(start)
   if restored is None:
     return 0, start, 0.0
-  for x in jax.tree.leaves(state):
+  for x in jax.tree.leaves((state.params, state.optimizer)):
     x.delete()  # devices have no room for both, whoever still has the start
   done, now, seconds = restored
   if math.isfinite(now.best):  # it will be needed in the end
@@ -294,9 +304,10 @@ def _validate(
   best: Checkpoints,
   step: int,
   now: _Saved,
+  base: PyTree,
 ) -> tuple[_Saved, dict[str, float]]:
   """Validates, and keeps the parameters if they are the best so far."""
-  measures = processes.agree(job.validate(now.params))
+  measures = processes.agree(job.validate(adapters.join(now.params, base)))
   loss = np.array([measures["loss"]])
   fitting.check_finite(loss, step - 1, last.newest, "validation ")
   log.write(

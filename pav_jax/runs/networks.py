@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from pav_jax.files import describe
 from pav_jax.models import hf, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
@@ -23,7 +24,7 @@ class Loaded:
   def identity(self) -> dict[str, Any]:
     """What its samples depend on, as JSON; fingerprints tell delimiters."""
     settings = {
-      field.name: repr(getattr(self.policy, field.name))
+      field.name: describe(getattr(self.policy, field.name))
       for field in dataclasses.fields(self.policy)
       if field.name not in ("is_delimiter", "layout")
     }

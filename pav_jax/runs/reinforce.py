@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.problems.base import Problem
@@ -167,9 +168,9 @@ class Run:
     """What a run must agree on to go on with checkpoints."""
     settings, schedule = self.settings, self.settings.schedule
     config = self.start.identity | {
-      "problem": repr(settings.problem),
+      "problem": describe(settings.problem),
       "batch": f"{settings.num_problems} × {settings.num_samples}",
-      "schedule": repr(schedule),
+      "schedule": describe(schedule),
       "evaluation": settings.evaluation.identity,
     }
     if not schedule.is_constant:

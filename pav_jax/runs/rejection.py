@@ -9,8 +9,10 @@ from typing import Any
 import jax
 
 from pav_jax.checks import check_positive
+from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import Lora
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.reporting import progress
@@ -43,6 +45,7 @@ class RejectionSettings(LearningRates, FitSettings):
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
     remat: what gradients compute again, see `TransformerConfig`.
+    lora: adapters that are trained in place of the policy; None to train all.
 
   Raises:
     ValueError: if a number is not positive.
@@ -60,6 +63,7 @@ class RejectionSettings(LearningRates, FitSettings):
   dtype: str | None = None
   param_dtype: str | None = None
   remat: str = "none"
+  lora: Lora | None = None
 
   def __post_init__(self):
     LearningRates.__post_init__(self)
@@ -93,6 +97,8 @@ def rejection_finetune(
   """
   workdir, problem = pathlib.Path(workdir), settings.problem
   policy, path = _sample(workdir, experiment, settings)
+  trained = dataclasses.replace(policy.config, lora=settings.lora)
+  policy = dataclasses.replace(policy, config=trained)
   batches = correct_responses.Seeds(
     str(path), settings.num_rows, settings.row_length, settings.seed
   )
@@ -136,9 +142,9 @@ def _sample(
   )
   policy = dataclasses.replace(start.policy, layout=None)
   identity = {
-    "rejection policy": repr(policy),
+    "rejection policy": describe(policy),
     "rejection params": start.digest,
-    "rejection problem": repr(problem),
+    "rejection problem": describe(problem),
     "rejection sampled": number,
     "rejection seed": str(settings.seed),
   }

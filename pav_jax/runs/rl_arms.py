@@ -1,12 +1,12 @@
 """Arms of reinforcement learning: what experiments bind besides them."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from pav_jax.files import describe
 from pav_jax.provers import base as provers
 from pav_jax.provers import verifier
 from pav_jax.training.rl import Arm
@@ -116,12 +116,8 @@ def grid(
 
 
 def described(arm: Arm) -> str:
-  """The arm for a checkpoint's configuration; a verifier by its digest.
-
-  A function, as credit estimators are, is written without its address.
-  """
-  text, prover = repr(arm), ""
-  if arm.prover is not None:
-    text = repr(dataclasses.replace(arm, prover=None))
-    prover = f" with {provers.described(arm.prover, sha256)}"
-  return re.sub(r" at 0x[0-9a-f]+", "", text) + prover
+  """The arm for a checkpoint's configuration; a verifier by its digest."""
+  if arm.prover is None:
+    return describe(arm)
+  prover = provers.described(arm.prover, sha256)
+  return f"{describe(dataclasses.replace(arm, prover=None))} with {prover}"

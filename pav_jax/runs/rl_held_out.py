@@ -1,7 +1,7 @@
 """Policies judged on the validation and test problems of a text problem."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,18 +16,12 @@ from pav_jax.training.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(evaluation.HeldOut):
   """How policies are judged on problems that they are not trained on.
 
+  There is an evaluation before the first iteration too.
+
   Attributes:
-    every: iterations between evaluations on validation problems; there is one
-      before the first and one after the last too.
-    num_problems: of the validation split.
-    num_samples: responses to each.
-    ks: of Pass@k, none above `num_samples`.
-    test_problems: of the test split, for the report on trained policies.
-    test_samples: responses to each.
-    test_ks: of Pass@k, none above `test_samples`; None for 1, 2, 4, … up to it.
     hard_samples: responses of the start to each test problem; the problems that
       none of them solves are hard (Fig. 8b). 0 not to look for them.
 
@@ -35,41 +29,12 @@ class EvaluationConfig:
     ValueError: if a number is out of its range.
   """
 
-  every: int = 50
-  num_problems: int = 64
-  num_samples: int = 8
-  ks: Sequence[int] = (8,)
-  test_problems: int = 128
-  test_samples: int = 128
-  test_ks: Sequence[int] | None = None
   hard_samples: int = 256
 
   def __post_init__(self):
-    for name in (
-      "every",
-      "num_problems",
-      "num_samples",
-      "test_problems",
-      "test_samples",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    super().__post_init__()
     if self.hard_samples < 0:
       raise ValueError(f"hard_samples is {self.hard_samples}, expected >= 0")
-    if self.test_ks is None:
-      object.__setattr__(
-        self,
-        "test_ks",
-        tuple(2**i for i in range(0, self.test_samples.bit_length())),
-      )
-    for name, most in (
-      ("ks", self.num_samples),
-      ("test_ks", self.test_samples),
-    ):
-      numbers = tuple(getattr(self, name))
-      object.__setattr__(self, name, numbers)
-      if numbers and not 1 <= min(numbers) <= max(numbers) <= most:
-        raise ValueError(f"{name} is {numbers}, expected numbers in 1 … {most}")
 
   @property
   def identity(self) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from pav_jax.models import hf
+from pav_jax.files import describe
+from pav_jax.models import adapters, hf, trimming
 from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import KeptTokens, Lora
 from pav_jax.policies.base import Policy
 from pav_jax.policies.for_problem import (
   ProblemPolicy,
@@ -50,6 +52,9 @@ class PolicyCheckpoint:
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
     remat: what is computed again for gradients, see `TransformerConfig`.
+    lora: adapters that are trained in place of the policy; None to train all.
+    kept: tokens that the policy may say, see `for_problem.used_tokens`; None
+      for all.
   """
 
   path: str
@@ -57,6 +62,8 @@ class PolicyCheckpoint:
   dtype: str | None = None
   param_dtype: str | None = None
   remat: str = "none"
+  lora: Lora | None = None
+  kept: KeptTokens | None = None
 
   def load(
     self, problem: Problem, keys: jax.Array, layout: Layout | None
@@ -65,14 +72,13 @@ class PolicyCheckpoint:
 
     Args:
       problem: whose tokenizer and delimiter it must share.
-      keys: [S], which have no part.
+      keys: [S]; adapters of all seeds have the first one.
       layout: where parameters are sampled with.
 
     Raises:
       ValueError: if it is of another tokenizer or delimiter, or samples from
         another distribution than the one that is trained.
     """
-    del keys
     hf.check_fingerprint(self.path, problem.fingerprint)
     config, params = hf.load(
       self.path,
@@ -81,6 +87,13 @@ class PolicyCheckpoint:
       param_dtype=self.param_dtype,
       remat=self.remat,
     )
+    if self.kept is not None:
+      config, params = trimming.trim(config, params, self.kept, layout=layout)
+    if self.lora is not None:
+      key = Stream.PARAMS.of(keys[0])
+      config, params = adapters.add(
+        config, params, self.lora, key, layout=layout
+      )
     model = self.make_policy(config, problem)
     if (model.temperature, model.top_k, model.top_p) != (1.0, None, 1.0):
       raise ValueError(
@@ -89,7 +102,7 @@ class PolicyCheckpoint:
         "others are not the policy that is trained"
       )
     policy = ProblemPolicy(model, problem)
-    identity = {"policy": repr(policy), "start": sha256(params)}
+    identity = {"policy": describe(policy), "start": sha256(params)}
     return Start(policy, params, False, identity, _export)
 
 
@@ -119,8 +132,8 @@ class FreshPolicy:
       return self.init_params(self.policy, Stream.PARAMS.of(key))
 
     identity = {
-      "policy": repr(self.policy),
-      "init_params": repr(self.init_params),
+      "policy": describe(self.policy),
+      "init_params": describe(self.init_params),
     }
     params = jax.jit(jax.vmap(of_seed))(keys)
     return Start(self.policy, params, True, identity)

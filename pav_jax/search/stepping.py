@@ -312,6 +312,7 @@ def _draw(
       temperature=policy.temperature,
       top_k=policy.top_k,
       top_p=policy.top_p,
+      kept=policy.config.kept,
     )
     ends = (token == policy.end_token) | (index + 1 >= room)
     ends |= length + index + 1 >= limit

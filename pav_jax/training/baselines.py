@@ -20,6 +20,7 @@ from pav_jax import checks, credit, losses, steps
 from pav_jax.checks import Leaf
 from pav_jax.rollout import Rollout
 from pav_jax.training.implicit_rewards import LearnedImplicit
+from pav_jax.training.updates import check_mu_dtype
 
 _static = functools.partial(jax.tree_util.register_dataclass, data_fields=[])
 
@@ -94,7 +95,7 @@ class GroupMean:
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=["learning_rate"],
-  meta_fields=["value", "num_steps"],
+  meta_fields=["value", "num_steps", "mu_dtype"],
 )
 @dataclasses.dataclass(frozen=True)
 class LearnedBaseline:
@@ -112,13 +113,19 @@ class LearnedBaseline:
       state before each step; None for the policy's `value_network()`. Static.
     learning_rate: of Adam, > 0.
     num_steps: of Adam on each batch, at least 1, static.
+    mu_dtype: of Adam's mean of gradients, see `updates.Gradient`. Static.
+
+  Raises:
+    ValueError: if a setting is out of its range.
   """
 
   value: Any = None
   learning_rate: Leaf = 1e-3
   num_steps: int = 1
+  mu_dtype: str | None = None
 
   def __post_init__(self):
+    check_mu_dtype(self.mu_dtype)
     checks.check_positive(
       learning_rate=self.learning_rate, num_steps=self.num_steps
     )
@@ -131,7 +138,11 @@ class LearnedBaseline:
       params: the policy's, where the value function starts from them.
     """
     params = self.value.init(key, params)
-    return params, optax.adam(self.learning_rate).init(params)
+    return params, self._optimizer.init(params)
+
+  @property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return optax.adam(self.learning_rate, mu_dtype=self.mu_dtype)
 
   def predict(self, state: PyTree, rollout: Rollout) -> Float[Array, "B H"]:
     """The value of the state before each step."""
@@ -160,7 +171,7 @@ class LearnedBaseline:
     def step(state):
       params, optimizer_state = state
       gradient, predicted = jax.grad(loss_fn, has_aux=True)(params)
-      updates, optimizer_state = optax.adam(self.learning_rate).update(
+      updates, optimizer_state = self._optimizer.update(
         gradient, optimizer_state, params
       )
       return predicted, (optax.apply_updates(params, updates), optimizer_state)
@@ -312,4 +323,18 @@ def for_policy(estimator: Any, policy: Any) -> Any:
   baseline = dataclasses.replace(
     estimator.baseline, value=policy.value_network()
   )
+  return dataclasses.replace(estimator, baseline=baseline)
+
+
+def on_base(estimator: Any, base: PyTree) -> Any:
+  """An estimator whose value function shares the base that a policy has.
+
+  Args:
+    estimator: from `for_policy`.
+    base: parameters of the policy that are not trained; {} for none.
+  """
+  if not base or not isinstance(estimator, LearnedCredit | LearnedGae):
+    return estimator
+  value = estimator.baseline.value.with_base(base)
+  baseline = dataclasses.replace(estimator.baseline, value=value)
   return dataclasses.replace(estimator, baseline=baseline)

@@ -6,7 +6,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -14,10 +14,63 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PyTree
 
 from pav_jax import values
+from pav_jax.checks import check_positive
 from pav_jax.policies.base import Policy
 from pav_jax.problems import base
 from pav_jax.rollout import Rollout
 from pav_jax.training import processes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOut:
+  """Which problems judge a policy while it is trained, and in the end.
+
+  Attributes:
+    every: iterations or train steps between evaluations on validation problems;
+      there is one at the end too.
+    num_problems: of the validation split.
+    num_samples: responses to each.
+    ks: of Pass@k, none above `num_samples`.
+    test_problems: of the test split, for the report on the trained policy.
+    test_samples: responses to each.
+    test_ks: of Pass@k, none above `test_samples`; None for the powers of two
+      up to it, from `least_test_k` on.
+    least_test_k: of the class.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+
+  least_test_k: ClassVar[int] = 1
+
+  every: int = 50
+  num_problems: int = 64
+  num_samples: int = 8
+  ks: Sequence[int] = (8,)
+  test_problems: int = 128
+  test_samples: int = 128
+  test_ks: Sequence[int] | None = None
+
+  def __post_init__(self):
+    check_positive(
+      every=self.every,
+      num_problems=self.num_problems,
+      num_samples=self.num_samples,
+      test_problems=self.test_problems,
+      test_samples=self.test_samples,
+    )
+    if self.test_ks is None:
+      powers = (2**i for i in range(self.test_samples.bit_length()))
+      test_ks = tuple(k for k in powers if k >= self.least_test_k)
+      object.__setattr__(self, "test_ks", test_ks)
+    for name, most in (
+      ("ks", self.num_samples),
+      ("test_ks", self.test_samples),
+    ):
+      numbers = tuple(getattr(self, name))
+      object.__setattr__(self, name, numbers)
+      if numbers and not 1 <= min(numbers) <= max(numbers) <= most:
+        raise ValueError(f"{name} is {numbers}, expected numbers in 1 … {most}")
 
 
 @dataclasses.dataclass(frozen=True)

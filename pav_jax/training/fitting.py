@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
 from pav_jax.checks import check_positive
-from pav_jax.models import partitioning
+from pav_jax.models import adapters, partitioning
 from pav_jax.models.partitioning import Layout
 
 
@@ -66,12 +66,23 @@ class FitState:
   """What one step hands to the next.
 
   Attributes:
-    params: of the network.
+    params: that are trained.
     optimizer: the optimiser's state.
+    base: parameters that stay as they are, of networks with adapters.
   """
 
   params: PyTree
   optimizer: PyTree
+  base: PyTree = dataclasses.field(default_factory=dict)
+
+  @property
+  def network(self) -> PyTree:
+    """All parameters."""
+    return adapters.join(self.params, self.base)
+
+
+# Parameters of a network to those that are trained and those that are not.
+Split = Callable[[PyTree], tuple[PyTree, PyTree]]
 
 
 def state_shardings(
@@ -79,16 +90,19 @@ def state_shardings(
   shapes: PyTree,
   params: PyTree,
   layout: Layout,
+  split: Split = adapters.split,
 ) -> FitState:
   """How a layout splits the state: the optimiser's moments as parameters.
 
   Args:
     optimizer: makes the moments; it may leave out some parameters.
-    shapes: of the parameters.
+    shapes: of the network's parameters.
     params: their shardings.
     layout: of everything.
+    split: which of them are trained.
   """
   whole = partitioning.replicated(layout.mesh)
+  (shapes, _), (params, base) = split(shapes), split(params)
 
   def absent(leaf):
     return isinstance(leaf, optax.MaskedNode)
@@ -101,7 +115,7 @@ def state_shardings(
     transform_non_params=lambda _: whole,
     is_leaf=absent,
   )
-  return FitState(params, moments)
+  return FitState(params, moments, base)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,18 +127,22 @@ class Fitter:
     optimizer: of which a state holds the moments.
     shardings: of the state, from `state_shardings`.
     layout: where batches lie.
+    split: which parameters of the network are trained.
   """
 
   step: Callable
   optimizer: optax.GradientTransformation
   shardings: FitState
   layout: Layout
+  split: Split = adapters.split
 
   def init(self, params: PyTree) -> FitState:
     """The state before the first step, laid out over the mesh."""
+    params, base = self.split(params)
     params = partitioning.put(params, self.shardings.params)
+    base = partitioning.put(base, self.shardings.base)
     init = jax.jit(self.optimizer.init, out_shardings=self.shardings.optimizer)
-    return FitState(params, init(params))
+    return FitState(params, init(params), base)
 
   def put(self, batches: Sequence[PyTree], size: int) -> PyTree:
     """Batches stacked to [I, B, …], filled up to I = `size`, on the mesh."""

@@ -5,13 +5,13 @@ import functools
 
 import jax
 
-from pav_jax.models import growing, hf, transformer
+from pav_jax.models import adapters, growing, hf, model, transformer, trimming
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 
 # Fields that say how to compute with a network, not which network it is.
-_FREE = ("dtype", "param_dtype", "remat", "max_length")
+_FREE = ("dtype", "param_dtype", "remat", "max_length", "lora", "kept")
 
 
 def random_params(
@@ -25,10 +25,11 @@ def random_params(
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """Parameters of a checkpoint in Hugging Face's format.
+  """Parameters of a checkpoint.
 
   Attributes:
-    path: of its directory, see `models.hf.load`.
+    path: of its directory in Hugging Face's format, or another source of
+      `models.model.load`.
     fingerprint: of vocabulary and delimiter, which a checkpoint that says its
       own must share; None not to compare.
   """
@@ -39,22 +40,22 @@ class Pretrained:
   def __call__(
     self, policy: LanguageModel, key: jax.Array, layout: Layout
   ) -> dict:
-    """The parameters; `key` has no part in them.
+    """The parameters; `key` is of adapters, if the policy has such.
 
     Raises:
       ValueError: if the checkpoint is of another network or vocabulary.
     """
-    del key
     if self.fingerprint is not None:
       hf.check_fingerprint(self.path, self.fingerprint)
     want = policy.config
-    config, params = hf.load(
+    loaded = model.load(
       self.path,
       layout=layout,
       param_dtype=want.param_dtype,
       dtype=want.dtype,
       remat=want.remat,
     )
+    config, params = loaded.config, loaded.params
     different = [
       f"{field.name} {getattr(config, field.name)} (policy: "
       f"{getattr(want, field.name)})"
@@ -67,6 +68,10 @@ class Pretrained:
         f"checkpoint {self.path} is of another network than the policy: "
         f"{', '.join(different)}"
       )
+    if want.kept is not None:
+      config, params = trimming.trim(config, params, want.kept, layout=layout)
+    if want.lora is not None:
+      _, params = adapters.add(config, params, want.lora, key, layout=layout)
     return params
 
 
@@ -81,6 +86,11 @@ class PretrainedBackbone:
     param_dtype: of parameters; None for that of the checkpoint.
     dtype: of computation; None for that of the parameters.
     remat: what gradients compute again, see `TransformerConfig`.
+    lora: adapters that are trained in place of the backbone; None to train all.
+
+  Raises:
+    ValueError: for adapters of a backbone that is made deeper: layers that do
+      nothing at first would never learn anything.
   """
 
   path: str
@@ -88,6 +98,14 @@ class PretrainedBackbone:
   param_dtype: str | None = None
   dtype: str | None = None
   remat: str = "none"
+  lora: Lora | None = None
+
+  def __post_init__(self):
+    if self.lora is not None and self.num_layers is not None:
+      raise ValueError(
+        f"num_layers is {self.num_layers} and lora is {self.lora}, expected one"
+        " of them to be None: new layers have to be trained as a whole"
+      )
 
   def __call__(
     self, key: jax.Array, layout: Layout, fingerprint: str
@@ -95,7 +113,7 @@ class PretrainedBackbone:
     """Configuration and parameters.
 
     Args:
-      key: of layers that are added.
+      key: of adapters, or of layers that are added.
       layout: where the parameters lie.
       fingerprint: of vocabulary and delimiter, which a checkpoint that says its
         own must share.
@@ -112,5 +130,7 @@ class PretrainedBackbone:
       dtype=self.dtype,
       remat=self.remat,
     )
+    if self.lora is not None:
+      return adapters.add(config, params, self.lora, key, layout=layout)
     num_layers = self.num_layers or config.num_layers
     return growing.grow(config, params, num_layers, key, layout=layout)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from pav_jax import credit
+from pav_jax.models import adapters
 from pav_jax.policies.base import Policy
 from pav_jax.problems.base import Problem
 from pav_jax.provers import base as provers
@@ -94,7 +95,7 @@ class Arm:
     estimator = self.credit
     if self.prover is None and not self.num_rollouts:
       estimator = baselines.without_prover(estimator)
-    return self.prover, estimator, self.update
+    return self.prover, credit.as_pytree(estimator), self.update
 
   @property
   def uses_policy(self) -> bool:
@@ -199,11 +200,12 @@ class Trainer:
       key: of random parameters of a value function.
       params: of the policy, to start from.
     """
+    trained, _ = adapters.split(params)
     state = RlState(
-      params,
-      self.arm.update.init(params),
+      trained,
+      self.arm.update.init(trained),
       credit.init(self.estimator, key, params),
-      params if self.arm.uses_policy else (),
+      trained if self.arm.uses_policy else (),
     )
     # Parts that begin as the same arrays go different ways.
     return jax.tree.map(jnp.copy, state)
@@ -220,7 +222,12 @@ class Trainer:
     )
 
   def iterate(
-    self, state: RlState, reference: PyTree, key: jax.Array, now: Turn
+    self,
+    state: RlState,
+    reference: PyTree,
+    key: jax.Array,
+    now: Turn,
+    base: PyTree = (),
   ) -> tuple[RlState, Metrics, Experience]:
     """One iteration; pure where its placement is.
 
@@ -229,6 +236,8 @@ class Trainer:
       reference: parameters of the start, which the KL is to.
       key: of the run, the same at every iteration.
       now: from `turn`.
+      base: parameters that are not trained, laid out as the state is; empty
+        where all are.
 
     Returns:
       The next state, which the device may not have finished, metrics as of
@@ -245,17 +254,15 @@ class Trainer:
     reading, outer = provers.split_pure(arm.prover)
     own_values = MonteCarlo(self.problem, max(arm.num_rollouts, 1))
 
-    rollout = place.sample(
-      policy, state.params, sample_key, now, self.num_samples
-    )
+    params = adapters.join(state.params, base)
+    rollout = place.sample(policy, params, sample_key, now, self.num_samples)
     logp_ref = place.logp(policy, reference, rollout)
     q = q_policy = None
     if reading is not None:
-      q = place.values(reading, policy, state.prover, prover_key, rollout)
+      prover_params = adapters.join(state.prover, base)
+      q = place.values(reading, policy, prover_params, prover_key, rollout)
     if arm.num_rollouts:
-      q_policy = place.values(
-        own_values, policy, state.params, policy_key, rollout
-      )
+      q_policy = place.values(own_values, policy, params, policy_key, rollout)
     rollout = place.grade(self.problem, policy, rollout)
     seen = place.gather(policy, Experience(rollout, logp_ref, q, q_policy))
     sampled = seen
@@ -267,6 +274,7 @@ class Trainer:
       state,
       seen,
       now.scale,
+      base=base,
       num_updates=arm.num_updates,
       num_minibatches=arm.num_minibatches,
     )

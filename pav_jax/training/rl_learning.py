@@ -10,12 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from pav_jax import credit, losses, steps
-from pav_jax.models import partitioning
+from pav_jax.models import adapters, partitioning
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.base import Policy
 from pav_jax.provers import base as provers
 from pav_jax.provers.sampled_terms import terms_at
 from pav_jax.rollout import Rollout
+from pav_jax.training import baselines
 from pav_jax.training.updates import Batch, Update
 
 Metrics = dict[str, Float[Array, ""]]
@@ -28,7 +29,7 @@ class RlState:
   """What one iteration hands to the next.
 
   Attributes:
-    params: of the policy.
+    params: of the policy, those that are trained.
     update: state of the update.
     credit: state of the credit estimator, a value function for instance.
     prover: parameters that the prover is made of; () if of none.
@@ -67,6 +68,7 @@ def learn(
   seen: Experience,
   scale: Any,
   *,
+  base: PyTree = (),
   num_updates: int,
   num_minibatches: int,
 ) -> tuple[RlState, Metrics]:
@@ -79,6 +81,7 @@ def learn(
     state: before.
     seen: what to learn from.
     scale: of the learning rate.
+    base: parameters of the policy that are not trained; empty if all are.
     num_updates: passes over the rollouts.
     num_minibatches: updates of a pass; divides the rollouts.
 
@@ -89,6 +92,7 @@ def learn(
     `k`; `loss` and what else updates report, means over the first pass.
   """
   outer, estimator, update = algorithm
+  estimator = baselines.on_base(estimator, base)
   rollout, q = seen.rollout, seen.q
   more: dict[str, Any] = {}
   if q is not None:
@@ -104,8 +108,11 @@ def learn(
   rewards = credit.rewards(estimator, rollout, q, **given)
 
   def follow(trained, batch):
+    def logp_fn(params):
+      return policy.logp(adapters.join(params, base), batch.rollout)
+
     params, update_state, metrics = update(
-      *trained, lambda p: policy.logp(p, batch.rollout), batch, scale=scale
+      *trained, logp_fn, batch, scale=scale
     )
     return (params, update_state), metrics
 

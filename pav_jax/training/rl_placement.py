@@ -82,7 +82,7 @@ class Placement(Protocol):
     state: RlState,
     seen: Experience,
     scale: Any,
-    **numbers: int,
+    **more: Any,
   ) -> tuple[RlState, Metrics]:
     """`rl_learning.learn`."""
     ...
@@ -131,9 +131,9 @@ class Traced:
     del policy
     return seen
 
-  def learn(self, policy, algorithm, state, seen, scale, **numbers):
+  def learn(self, policy, algorithm, state, seen, scale, **more):
     """See `Placement`."""
-    return rl_learning.learn(policy, algorithm, state, seen, scale, **numbers)
+    return rl_learning.learn(policy, algorithm, state, seen, scale, **more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,14 +241,14 @@ class Hosted:
       return seen
     return jax.tree.map(processes.gather, seen)
 
-  def learn(self, policy, algorithm, state, seen, scale, **numbers):
+  def learn(self, policy, algorithm, state, seen, scale, **more):
     """See `Placement`; the state's memory is used for the next one's."""
     if self.layout is None:
-      return learn(policy, algorithm, state, seen, scale, **numbers)
+      return learn(policy, algorithm, state, seen, scale, **more)
     where = jax.tree.map(lambda x: x.sharding, state)
     seen = partitioning.put(seen, partitioning.over_batch(self.layout.mesh))
     state, metrics = learn(
-      policy.on(self.layout), algorithm, state, seen, scale, **numbers
+      policy.on(self.layout), algorithm, state, seen, scale, **more
     )
     return jax.device_put(state, where), metrics
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from pav_jax.models import partitioning
+from pav_jax.models import adapters, partitioning
 from pav_jax.policies.base import Policy
 from pav_jax.problems.base import Problem
 from pav_jax.training import probes
@@ -104,12 +104,22 @@ class Alone:
     """The one arm."""
     return (self.trainer.arm,)
 
+  def _start(self) -> PyTree:
+    """The reference where training has parameters."""
+    place: Hosted = self.trainer.placement
+    return place.put(self.trainer.policy, self.reference)
+
+  @functools.cached_property
+  def base(self) -> PyTree:
+    """Those of the parameters that are not trained; {} if all are."""
+    _, base = adapters.split(self.reference)
+    return adapters.split(self._start())[1] if base else base
+
   def init(self) -> RlState:
     """See `Replicas`."""
-    place: Hosted = self.trainer.placement
-    params = place.put(self.trainer.policy, self.reference)
-    state = self.trainer.init_state(Stream.CREDIT.of(self.key), params)
-    return place.lay_out(state)
+    key = Stream.CREDIT.of(self.key)
+    state = self.trainer.init_state(key, self._start())
+    return self.trainer.placement.lay_out(state)
 
   def advance(self, state, start, scales):
     """See `Replicas`."""
@@ -120,6 +130,7 @@ class Alone:
       self.reference,
       Stream.TRAIN.of(self.key),
       trainer.turn(start, scale),
+      self.base,
     )
 
     def finish() -> Rows:
@@ -133,7 +144,7 @@ class Alone:
 
   def params_of(self, state):
     """See `Replicas`."""
-    return [[state.params]]
+    return [[adapters.join(state.params, self.base)]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,14 @@ import optax.contrib
 from jaxtyping import Array, Float, PyTree
 
 from pav_jax.data.packing import Batches
-from pav_jax.models import transformer
+from pav_jax.models import adapters, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.policies import sampling
 from pav_jax.rollout import PackedTokens
 from pav_jax.training import fitting
 from pav_jax.training.fitting import FitState, Fitter, LearningRates
+from pav_jax.training.updates import check_mu_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,11 @@ class AdamW:
     eps: added to its root.
     weight_decay: of everything but scales of norms; 0 for plain Adam.
     clip_norm: gradients of a larger norm are scaled down to it.
+    mu_dtype: of the mean of gradients, "bfloat16" for half of its memory; None
+      for that of the parameters.
+
+  Raises:
+    ValueError: for another `mu_dtype`.
   """
 
   b1: float = 0.9
@@ -49,6 +56,10 @@ class AdamW:
   eps: float = 1e-8
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+  mu_dtype: str | None = None
+
+  def __post_init__(self):
+    check_mu_dtype(self.mu_dtype)
 
   def __call__(self, learning_rate: Any) -> optax.GradientTransformation:
     """The transformation; the learning rate is a number or a schedule."""
@@ -65,6 +76,7 @@ class AdamW:
         b1=self.b1,
         b2=self.b2,
         eps=self.eps,
+        mu_dtype=self.mu_dtype,
         weight_decay=self.weight_decay,
         mask=decays,
       ),
@@ -90,6 +102,11 @@ class Muon:
     b2: of the mean of their squares.
     eps: added to its root.
     clip_norm: gradients of a larger norm are scaled down to it.
+    mu_dtype: of momenta, "bfloat16" for half of their memory; None for that of
+      the parameters.
+
+  Raises:
+    ValueError: for another `mu_dtype`.
   """
 
   beta: float = 0.95
@@ -100,6 +117,10 @@ class Muon:
   b2: float = 0.98
   eps: float = 1e-8
   clip_norm: float = 1.0
+  mu_dtype: str | None = None
+
+  def __post_init__(self):
+    check_mu_dtype(self.mu_dtype)
 
   def __call__(self, learning_rate: Any) -> optax.GradientTransformation:
     """The transformation; the learning rate is a number or a schedule."""
@@ -114,6 +135,7 @@ class Muon:
         learning_rate,
         beta=self.beta,
         eps=self.eps,
+        mu_dtype=self.mu_dtype,
         weight_decay=self.weight_decay,
         adam_b1=self.b1,
         adam_b2=self.b2,
@@ -167,17 +189,24 @@ def loss(
     layout: where activations lie.
   """
   batch = jax.tree.map(jnp.asarray, batch)
-  logits = transformer.apply(
+  hidden = transformer.hidden_states(
     config,
     params,
     batch.tokens,
     positions=batch.positions,
     segments=batch.segments,
     layout=layout,
-  )[:, :-1]
-  target, learnt = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-  return jnp.sum(jnp.where(learnt, loss, 0.0)) / jnp.maximum(learnt.sum(), 1)
+  )
+  logp = sampling.logp_of_next(
+    config,
+    params,
+    hidden[:, :-1],
+    batch.tokens[:, 1:],
+    temperature=1.0,
+    layout=layout,
+  )
+  learnt = batch.loss_mask[:, 1:]
+  return -jnp.sum(jnp.where(learnt, logp, 0.0)) / jnp.maximum(learnt.sum(), 1)
 
 
 def train_step(
@@ -194,12 +223,16 @@ def train_step(
     The next state, and the batch's `loss` and the `gradient_norm` before it is
     clipped.
   """
-  value, gradient = jax.value_and_grad(
-    lambda params: loss(config, params, batch, layout=layout)
-  )(state.params)
+
+  def loss_fn(params):
+    network = adapters.join(params, state.base)
+    return loss(config, network, batch, layout=layout)
+
+  value, gradient = jax.value_and_grad(loss_fn)(state.params)
   updates, new = optimizer.update(gradient, state.optimizer, state.params)
   metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-  return FitState(optax.apply_updates(state.params, updates), new), metrics
+  params = optax.apply_updates(state.params, updates)
+  return FitState(params, new, state.base), metrics
 
 
 def fitter(

@@ -79,6 +79,13 @@ class Update(typing.Protocol):
     ...
 
 
+def check_mu_dtype(mu_dtype: str | None) -> None:
+  """Raises ValueError unless first moments may be of a type."""
+  allowed = (None, "float32", "bfloat16")
+  if mu_dtype not in allowed:
+    raise ValueError(f"mu_dtype is {mu_dtype!r}, expected one of {allowed}")
+
+
 def step_within_kl(
   step_size: float | Float[Array, ""], max_kl: float | Float[Array, ""]
 ) -> optax.GradientTransformationExtraArgs:
@@ -131,7 +138,7 @@ def importance_ratios(
     "max_ratio",
     "clip_range",
   ],
-  meta_fields=["optimizer", "normalization", "kl_form"],
+  meta_fields=["optimizer", "normalization", "kl_form", "mu_dtype"],
 )
 @dataclasses.dataclass(frozen=True)
 class Gradient:
@@ -149,6 +156,11 @@ class Gradient:
       ratios of tokens, in place of truncated ones; None for these.
     normalization: how tokens are averaged, see `losses`. Static.
     kl_form: see `losses.kl_penalty`. Static.
+    mu_dtype: of Adam's mean of gradients, "bfloat16" for half of its memory;
+      None for that of the parameters. Static.
+
+  Raises:
+    ValueError: if a setting is out of its range.
   """
 
   optimizer: str = "sgd"
@@ -159,12 +171,14 @@ class Gradient:
   clip_range: tuple[Leaf, Leaf] | None = None
   normalization: losses.Normalization = "responses"
   kl_form: str = "k3+"
+  mu_dtype: str | None = None
 
   def __post_init__(self):
     if self.optimizer not in ("sgd", "adam"):
       raise ValueError(
         f"optimizer is {self.optimizer!r}, expected 'sgd' or 'adam'"
       )
+    check_mu_dtype(self.mu_dtype)
     checks.check_positive(
       learning_rate=self.learning_rate,
       clip_norm=self.clip_norm,
@@ -172,9 +186,10 @@ class Gradient:
     )
 
   def _transformation(self, scale) -> optax.GradientTransformation:
-    return {"sgd": optax.sgd, "adam": optax.adam}[self.optimizer](
-      self.learning_rate * scale
-    )
+    rate = self.learning_rate * scale
+    if self.optimizer == "sgd":  # which keeps no moments
+      return optax.sgd(rate)
+    return optax.adam(rate, mu_dtype=self.mu_dtype)
 
   def init(self, params: PyTree) -> PyTree:
     """The optimiser's state."""

@@ -1,8 +1,7 @@
 """How a policy is evaluated while it is fine-tuned, and in the end."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -19,62 +18,34 @@ SELECT_BY = ("accuracy", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneEvaluationConfig:
+class FinetuneEvaluationConfig(evaluation.HeldOut):
   """Which policy of a fine-tuning is kept, and what is said of it.
 
   Attributes:
     batches: held-out demonstrations.
-    every: train steps between validations; there is one at the end too.
-    num_problems: of the validation split.
-    num_samples: responses to each.
-    ks: of Pass@k, none above `num_samples`.
     num_batches: held-out batches for the loss.
     select_by: the measure at which the kept policy is best: "accuracy", or
       "loss" where demonstrations are to be imitated with their mistakes.
     last_stage_only: keep a policy of the last stage.
-    test_problems: of the test split, for the report on the kept policy.
-    test_samples: responses to each.
-    test_ks: of Pass@k, none above `test_samples`; None for 2, 4, 8, … up to it.
 
   Raises:
     ValueError: if a number is out of its range.
   """
 
+  least_test_k: ClassVar[int] = 2  # Pass@1 is the accuracy
+
   batches: Batches
-  every: int = 500
-  num_problems: int = 128
-  num_samples: int = 8
-  ks: Sequence[int] = (8,)
+  _: dataclasses.KW_ONLY
   num_batches: int = 8
   select_by: str = "accuracy"
   last_stage_only: bool = True
+  every: int = 500
+  num_problems: int = 128
   test_problems: int = 256
-  test_samples: int = 128
-  test_ks: Sequence[int] | None = None
 
   def __post_init__(self):
-    check_positive(
-      every=self.every,
-      num_problems=self.num_problems,
-      num_samples=self.num_samples,
-      num_batches=self.num_batches,
-      test_problems=self.test_problems,
-      test_samples=self.test_samples,
-    )
-    if self.test_ks is None:
-      object.__setattr__(
-        self,
-        "test_ks",
-        tuple(2**i for i in range(1, self.test_samples.bit_length())),
-      )
-    for name, most in (
-      ("ks", self.num_samples),
-      ("test_ks", self.test_samples),
-    ):
-      numbers = tuple(getattr(self, name))
-      object.__setattr__(self, name, numbers)
-      if numbers and not 1 <= min(numbers) <= max(numbers) <= most:
-        raise ValueError(f"{name} is {numbers}, expected numbers in 1 … {most}")
+    super().__post_init__()
+    check_positive(num_batches=self.num_batches)
     if self.select_by not in SELECT_BY:
       raise ValueError(
         f"select_by is {self.select_by!r}, expected one of {SELECT_BY}"

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from pav_jax import steps
 from pav_jax.checks import check_positive
-from pav_jax.models import heads
+from pav_jax.models import adapters, heads
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.value_network import VerifierConfig
@@ -125,7 +125,11 @@ def train_step(
 
   def loss(params):
     parts = losses(
-      config, params, batch, next_token=aux_weight > 0, layout=layout
+      config,
+      adapters.join(params, state.base),
+      batch,
+      next_token=aux_weight > 0,
+      layout=layout,
     )
     total = parts["values"]
     if aux_weight > 0:
@@ -137,8 +141,8 @@ def train_step(
   )
   updates, new = optimizer.update(gradient, state.optimizer, state.params)
   metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)} | parts
-  state = FitState(optax.apply_updates(state.params, updates), new)
-  return state, metrics
+  params = optax.apply_updates(state.params, updates)
+  return FitState(params, new, state.base), metrics
 
 
 def fitter(
@@ -159,6 +163,8 @@ def fitter(
       network.shapes(config),
       network.shardings(config, layout),
       layout,
+      network.split,
     ),
     layout,
+    network.split,
   )

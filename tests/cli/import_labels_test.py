@@ -24,7 +24,7 @@ import dataclasses
 import gin
 
 from pav_jax.problems import vocabulary
-from pav_jax.testing.plain_text import PlainText
+from pav_jax.problems.plain_text import PlainText
 
 
 @dataclasses.dataclass(frozen=True)

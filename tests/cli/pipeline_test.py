@@ -109,6 +109,17 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path, parts):
   assert not CALLS
 
 
+def test_what_is_common_is_bound_in_all_parts_and_each_may_differ(
+  tmp_path, parts
+):
+  pipeline(tmp_path / "w", "both", parts=parts, common={"NUMBER": 5})
+  # The first has NUMBER={seed}, which is 0; 0 + 1, then 5 + 1 + 1.
+  assert values(tmp_path / "w", "first")["arms/sum"]["values"] == [1]
+  assert values(tmp_path / "w", "second")["arms/sum"]["values"] == [7]
+  with pytest.raises(ValueError, match=r"second was made .*NUMBER=6 is new"):
+    pipeline(tmp_path / "w", "both", parts=parts[1:], common={"NUMBER": 6})
+
+
 def test_settings_of_one_part_do_not_reach_the_next(tmp_path, parts):
   # The first binds NUMBER = 5, the second has the file's 10.
   first = Part("first", parts[0].gin_file, ["NUMBER=5"])
@@ -155,6 +166,8 @@ def test_missing_gin_file_is_named_first(tmp_path, parts):
     "chain_rl_refreshed",
     "countdown_pav",
     "countdown_search",
+    "word_problems",
+    "word_problems_small",
   ],
 )
 def test_the_projects_pipelines_bind_what_their_parts_know(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from pav_jax.data import process_bench
+from pav_jax.problems.plain_text import PlainText
 from pav_jax.problems.vocabulary import Vocabulary
-from pav_jax.testing.plain_text import PlainText
 
 ENTRIES = [
   {

@@ -7,7 +7,7 @@ import pytest
 
 from pav_jax.data import step_labels, step_labels_prm800k
 from pav_jax.problems import vocabulary
-from pav_jax.testing.plain_text import PlainText
+from pav_jax.problems.plain_text import PlainText
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "step_labels"
 PATH = DATA / "prm800k.jsonl"

@@ -8,8 +8,8 @@ import pytest
 from pav_jax.data import step_labels, step_labels_prm800k
 from pav_jax.data import step_targets_records as records
 from pav_jax.problems import vocabulary
+from pav_jax.problems.plain_text import PlainText
 from pav_jax.rollout import StepTargets
-from pav_jax.testing.plain_text import PlainText
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "step_labels"
 

@@ -89,6 +89,21 @@ def test_round_trip_is_exact(name, tmp_path):
   assert theirs.items() <= ours.items()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_computes_the_same_from_what_is_written(name, tmp_path):
+  torch = pytest.importorskip("torch", reason="the extra `bench` is absent")
+  transformers = pytest.importorskip("transformers")
+  model, expected = load(name)
+  models.save(tmp_path / "copy", model)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / "copy", attn_implementation="eager", dtype=torch.float32
+  ).eval()
+  with torch.no_grad():
+    logits = theirs(torch.tensor(expected["tokens"])).logits.numpy()
+  ours = model.logits(jnp.asarray(expected["tokens"], jnp.int32))
+  np.testing.assert_allclose(ours, logits, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_written_and_read(name):
   fields = json.loads(json.dumps(families.to_fields(PRESETS[name], {})))

@@ -52,7 +52,7 @@ def symbolic():
 
 def workers(grader):
   pool = grading_pool.pool(
-    symbolic=grader.symbolic,
+    task=grader.task,
     seconds=grader.seconds,
     megabytes=grader.megabytes,
     num_workers=grader.num_workers,
@@ -145,10 +145,10 @@ def test_memory_is_limited(monkeypatch, tmp_path):
   # Answers that take 2 GB, crash always or the first time, or wait for ever.
   program = tmp_path / "worker.py"
   source = grading_pool._PROGRAM.read_text()
-  line = "  equal = functools.lru_cache(maxsize=4096)(comparison(symbolic))\n"
+  line = "  function = function_of(task)\n"
   assert line in source
   equal = """
-  def equal(answer, other):
+  def function(answer, other):
     if answer == "memory":
       return len(bytearray(2 << 30)) > 0
     if answer == "crash":
@@ -164,7 +164,7 @@ def test_memory_is_limited(monkeypatch, tmp_path):
 """.replace("MARKER", repr(str(tmp_path / "marker")))
   program.write_text(source.replace(line, equal))
   monkeypatch.setattr(grading_pool, "_PROGRAM", program)
-  pool = grading_pool.Pool(False, 1.0, 256, 1)
+  pool = grading_pool.Pool("same", 1.0, 256, 1)
   rows = ["1", "memory", "1", "crash", "1", "once", "1"]
   want = [True, False, True, False, True, True, True]
   assert pool.compare([(row, "1") for row in rows]) == want
@@ -292,7 +292,7 @@ def test_a_process_that_cannot_start_says_why(monkeypatch, tmp_path):
   program = tmp_path / "broken.py"
   program.write_text("raise SystemExit('no such thing')")
   monkeypatch.setattr(grading_pool, "_PROGRAM", program)
-  pool = grading_pool.Pool(False, 1.0, 256, 2)
+  pool = grading_pool.Pool("same", 1.0, 256, 2)
   with pytest.raises(RuntimeError, match="no such thing"):
     pool.compare([("1", "1")])
   assert not pool._workers

@@ -5,6 +5,7 @@ on the host, and on the planted sub-sequence, where all of them are pure.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,21 @@ from pav_jax.provers.best_of_k import BestOfK
 from pav_jax.provers.importance import ImportanceSampling
 from pav_jax.provers.monte_carlo import MonteCarlo
 from pav_jax.provers.procedural import Procedural
+from pav_jax.provers.public.step_joining import (
+  SKYWORK,
+  ChatAnswer,
+  ChatSteps,
+  SeparatedSteps,
+  TaggedSteps,
+  TurnSteps,
+)
+from pav_jax.provers.public.step_reader import LogRatioReader, StepReader
 from pav_jax.provers.rollout_values import ClosedForm, WellFormed, WithinLimit
 from pav_jax.provers.verifier import Verifier
 from pav_jax.search.cached_beams import search
 from pav_jax.search.selection import Settings
 from pav_jax.search.value_function import value_function
+from pav_jax.testing.byte_tokens import ByteTokens
 from pav_jax.training import rl_learning, rl_placement
 from pav_jax.training.rl import Arm, Trainer
 from pav_jax.training.rl_placement import Hosted
@@ -78,6 +89,58 @@ def verifier():
     params | {"head": params["head"] | {"kernel": kernel}}, config
   )
 
+
+# What public reward models have for tokens: bytes, and what marks steps.
+WORDS = ByteTokens(
+  ("<extra_0>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "+", "ки")
+)
+OTHER = dataclasses.replace(CONFIG, vocab_size=WORDS.vocab_size, max_length=512)
+
+
+def public_prover(joining, outputs, rule, *, offset=0):
+  """A random reward model of a head of layers, in another's tokens."""
+  backbone, *keys = jax.random.split(jax.random.key(4), 1 + len(outputs))
+  inputs = (OTHER.width, *outputs)
+  reader = StepReader(
+    params={
+      "backbone": transformer.init(OTHER, backbone),
+      "head": tuple(
+        {"kernel": jax.random.normal(key, shape)}
+        for key, shape in zip(keys, itertools.pairwise(inputs), strict=True)
+      ),
+    },
+    config=OTHER,
+    meaning="value" if rule == "last" else "correctness",
+    joining=joining,
+    tokenizer=WORDS,
+    offset=offset,
+  )
+  return reader.prover(PROBLEM, rule=rule)
+
+
+def log_ratio_prover():
+  policy, reference = (
+    transformer.init(OTHER, jax.random.key(seed)) for seed in (4, 5)
+  )
+  return LogRatioReader(
+    params={"policy": policy, "reference": reference},
+    config=(OTHER, OTHER),
+    beta=0.1,
+    joining=ChatAnswer(system=""),
+    tokenizer=WORDS,
+  ).prover(PROBLEM)
+
+
+PUBLIC = {
+  "token_classification": public_prover(SeparatedSteps(), (2,), "product"),
+  "qwen_prm": public_prover(ChatSteps(system=""), (16, 2), "minimum"),
+  "plus_minus": public_prover(TaggedSteps(), (2,), "last"),
+  "assistant_plus": public_prover(
+    TurnSteps(system=""), (2,), "last", offset=-1
+  ),
+  "v_head": public_prover(SKYWORK, (1,), "last"),
+  "implicit": log_ratio_prover(),
+}
 
 # Completions without chance, so that they do not depend on who asks for them.
 GREEDY = dataclasses.replace(POLICY, temperature=0.0)

@@ -399,7 +399,13 @@ def test_a_mesh_finds_what_one_device_finds(policy, tmp_path):
   ):
     loaded = verifier.load(tmp_path / "verifier", mesh=mesh)
     assert (loaded.layout is None) == (mesh is None)
-    run(tmp_path / name, policy, verifier=loaded, mesh=mesh)
+    run(
+      tmp_path / name,
+      policy,
+      arms=[BeamArm("beam")],
+      verifier=loaded,
+      mesh=mesh,
+    )
     found.append(read(tmp_path / name))
   whole, split = found
   assert len(whole) == len(split) > NUM

@@ -22,12 +22,10 @@ def start(number, workdir, gin_file, *bindings, devices=1, command=None):
   """
   environment = os.environ | {
     "PYTHONPATH": str(ROOT),
-    # On a machine that does much else at once, devices and processes may be
-    # late for one another: by default XLA ends a program after 40 seconds.
     "XLA_FLAGS": re.sub(
       r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]
-    )
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=300",
+    ),
+    # On a machine that does much else at once, they may be late.
     "PAV_HEARTBEAT_SECONDS": "60",
   }
   if number > 1:

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 
 from pav_jax.data.packing import Demonstrations
-from pav_jax.models import hf, partitioning
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models import (
+  adapters,
+  hf,
+  hf_adapters,
+  partitioning,
+  transformer,
+)
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems.chain import Chain
 from pav_jax.runs import finetune as sft_run
 from pav_jax.training import sft
+from pav_jax.training.initial import Pretrained
 from pav_jax.training.state import Checkpoints
 from pav_jax.training.validation import FinetuneEvaluationConfig
 
@@ -127,6 +134,71 @@ def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
   assert again == tested | {"tokens_per_second": again["tokens_per_second"]}
   policies = [path / "policy/model.safetensors" for path in (workdir, tmp_path)]
   assert policies[0].read_bytes() == policies[1].read_bytes()
+
+
+def test_adapters_of_a_policy_are_trained_and_go_on(tmp_path, monkeypatch):
+  # The base is read again when a run goes on; checkpoints hold adapters alone.
+  hf.save(
+    tmp_path / "base", CONFIG, transformer.init(CONFIG, jax.random.key(1))
+  )
+  config = dataclasses.replace(CONFIG, lora=Lora(2, 8.0, ("query", "down")))
+  settings = {
+    "policy": language_model(config, PROBLEM),
+    "init_params": Pretrained(str(tmp_path / "base")),
+    "stages": (sft.Stage(BATCHES, num_steps=20, learning_rate=4e-3),),
+    "evaluation": FinetuneEvaluationConfig(
+      dataclasses.replace(BATCHES, split="validation"),
+      every=20,
+      num_problems=2,
+      num_samples=2,
+      ks=(2,),
+      num_batches=1,
+      test_problems=2,
+      test_samples=2,
+    ),
+    "checkpoint_every": 10,
+    "chunk": 10,
+  }
+  finetune(tmp_path / "whole", **settings)
+  save = Checkpoints.save
+
+  def killed(self, *args):
+    save(self, *args)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Checkpoints, "save", killed)
+  with pytest.raises(KeyboardInterrupt):
+    finetune(tmp_path / "killed", **settings)
+  monkeypatch.setattr(Checkpoints, "save", save)
+  finetune(tmp_path / "killed", **settings)
+  for name in ("model", "adapters/adapter_model"):
+    one, two = (
+      tmp_path / run / "policy" / f"{name}.safetensors"
+      for run in ("whole", "killed")
+    )
+    assert one.read_bytes() == two.read_bytes()
+  # What is written is merged: targets moved by a matrix of rank 2.
+  _, base = hf.load(tmp_path / "base")
+  written, params = hf.load(tmp_path / "whole" / "policy")
+  assert written == CONFIG
+  change = jax.tree.map(lambda a, b: np.asarray(a - b), params, base)
+  layer = change["layers"]["local"]
+  for kernel in layer["attention"].pop("query"), layer["mlp"].pop("down"):
+    singular = np.linalg.svd(kernel[0].reshape(32, 32), compute_uv=False)
+    assert singular[1] > 1e-4 > 1e-6 > singular[2]
+  del change["layers"]["global"]
+  assert not any(x.any() for x in jax.tree.leaves(change))
+  # Beside them are the adapters, of which that is the sum.
+  _, adapted = hf_adapters.load(
+    tmp_path / "whole" / "policy" / "adapters", CONFIG, base
+  )
+  _, merged = adapters.merge(config, adapted)
+  jax.tree.map(np.testing.assert_array_equal, merged, params)
+  # Another base is not gone on with.
+  other = transformer.init(CONFIG, jax.random.key(2))
+  hf.save(tmp_path / "base", CONFIG, other, replace=True)
+  with pytest.raises(ValueError, match="another configuration: base was"):
+    finetune(tmp_path / "whole", **settings)
 
 
 def test_another_configuration_is_refused(finished):

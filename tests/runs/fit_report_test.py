@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pav_jax.problems.chain import Chain
+from pav_jax.problems.plain_text import PlainText
 from pav_jax.rollout import StepTargets
 from pav_jax.runs import fit_report
-from pav_jax.testing.plain_text import PlainText
 from pav_jax.training import labelling
 from pav_jax.training import value_evaluation as evaluation
 

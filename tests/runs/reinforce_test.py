@@ -7,7 +7,7 @@ import pytest
 
 from pav_jax.credit import EffectiveReward
 from pav_jax.models import hf, partitioning, transformer
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers.adaptive import AdaptiveK
@@ -97,9 +97,9 @@ def start(tmp_path_factory):
   return path
 
 
-def reinforce(workdir, start, **changes):
+def reinforce(workdir, start, *, lora=None, **changes):
   settings = {
-    "start": PolicyCheckpoint(str(start)),
+    "start": PolicyCheckpoint(str(start), lora=lora),
     "problem": PROBLEM,
     "arms": (OUTCOME, PAV),
     "num_iterations": 4,
@@ -172,6 +172,61 @@ def test_a_killed_run_ends_with_the_same_bits(
     for path in (workdir, tmp_path)
   ]
   assert policies[0].read_bytes() == policies[1].read_bytes()
+
+
+def test_adapters_of_policy_and_value_function_are_trained_and_go_on(
+  start, tmp_path, monkeypatch
+):
+  settings = {
+    "lora": Lora(2, 8.0, ("out", "up")),
+    "arms": (PAV,),
+    "num_iterations": 2,
+    "checkpoint_every": 1,
+  }
+  states, save = [], Checkpoints.save
+
+  def killed(self, *args):
+    save(self, *args)
+    states.append(args[1])
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Checkpoints, "save", killed)
+  with pytest.raises(KeyboardInterrupt):
+    reinforce(tmp_path / "killed", start, **settings)
+  monkeypatch.setattr(Checkpoints, "save", save)
+  arms = [
+    reinforce(tmp_path / name, start, **settings)["pav"]
+    for name in ("killed", "whole")
+  ]
+  assert arms[0]["curves"] == arms[1]["curves"]
+  # The start is the base, exactly: adapters that add nothing.
+  assert arms[0]["validation"]["kl"][0][0] == pytest.approx(0, abs=1e-6)
+  one, two = (
+    (tmp_path / name / "lanes/pav/seed0/policy") for name in ("killed", "whole")
+  )
+  for file in ("model.safetensors", "adapters/adapter_model.safetensors"):
+    assert (one / file).read_bytes() == (two / file).read_bytes()
+  # Two kernels of two layers have a pair of factors; the value function has as
+  # many of its own, and a head; nothing is kept of the base.
+  (state,) = states
+  factors = 2 * (16 + 16) + 2 * (16 + 16)
+  assert num_numbers(state.params) == 2 * factors
+  value_params, _ = state.credit
+  assert num_numbers(value_params["trunk"]) == 2 * factors
+  assert value_params["head"]["kernel"].any()
+  _, base = hf.load(start)
+  _, trained = hf.load(one)
+  change = jax.tree.map(lambda a, b: np.asarray(a - b), trained, base)
+  for kind in ("local", "global"):
+    layer = change["layers"][kind]
+    for kernel in layer["attention"].pop("out"), layer["mlp"].pop("up"):
+      rank = np.linalg.matrix_rank(kernel[0].reshape(16, 16), tol=1e-6)
+      assert rank == 2
+  assert not any(x.any() for x in jax.tree.leaves(change))
+
+
+def num_numbers(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def test_a_finished_run_is_read_and_not_trained_again(

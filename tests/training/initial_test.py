@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.models import hf, partitioning, transformer
+from pav_jax.models import adapters, hf, partitioning, transformer
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.training.initial import PretrainedBackbone
@@ -43,6 +43,19 @@ def test_starts_from_the_policy_and_may_be_deeper(policy):
       loaded["layers"]["local"]["mlp"]["up"][0],
       params["layers"]["local"]["mlp"]["up"][0],
     )
+
+
+def test_adapters_leave_the_backbone_as_it_is(policy):
+  path, params = policy
+  lora = Lora(2, 4.0, ("up",))
+  backbone = PretrainedBackbone(str(path), lora=lora)
+  config, loaded = backbone(KEY, LAYOUT, PROBLEM.fingerprint)
+  assert config.lora == lora
+  trained, base = adapters.split(loaded)
+  jax.tree.map(np.testing.assert_array_equal, base, params)
+  assert set(trained["layers"]["local"]["mlp"]) == {"up_lora_a", "up_lora_b"}
+  with pytest.raises(ValueError, match="num_layers is 4 and lora is"):
+    PretrainedBackbone(str(path), num_layers=4, lora=lora)
 
 
 def test_another_vocabulary_is_refused(policy):

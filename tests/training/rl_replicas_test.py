@@ -1,5 +1,7 @@
 """Arms and seeds, one by one and in one program."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,3 +204,20 @@ def test_count_correct_counts_each_sample_once():
       ids,
     )
     assert counted[0, seed] == int(PROBLEM.grade(rollout).sum())
+
+
+def test_an_estimator_may_be_a_plain_function():
+  """Of the same form as one that is a pytree, and as good in one program."""
+  reward = EffectiveReward(0.5)
+
+  def estimator(rollout, q, groups=None):
+    return reward(rollout, q, groups)
+
+  same = [
+    Arm("a", x, Gradient("sgd", 1.0), PROVER) for x in (estimator, reward)
+  ]
+  states = [run(together([arm]), 2)[0] for arm in same]
+  jax.tree.map(np.testing.assert_array_equal, *(x.params for x in states))
+  # Arms that differ in their prover alone share a program.
+  stronger = dataclasses.replace(same[0], prover=Procedural(PROBLEM, 8.0))
+  run(together([same[0], stronger]), 2)

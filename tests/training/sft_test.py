@@ -90,6 +90,24 @@ def test_only_scales_of_norms_do_not_decay():
     np.testing.assert_allclose(update, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [sft.AdamW, sft.Muon])
+def test_first_moments_may_be_in_bfloat16(kind):
+  # Of every parameter one moment is; Adam has the other in float32.
+  states = [
+    jax.eval_shape(kind(mu_dtype=dtype)(0.1).init, PARAMS)
+    for dtype in (None, "bfloat16")
+  ]
+  before, after = (
+    [x for x in jax.tree.leaves(state) if x.ndim] for state in states
+  )
+  rounded = [x for x in after if x.dtype == jnp.bfloat16]
+  assert len(rounded) == len(jax.tree.leaves(PARAMS))
+  assert all(x.dtype == jnp.float32 for x in before)
+  assert [x.shape for x in after] == [x.shape for x in before]
+  with pytest.raises(ValueError, match="mu_dtype is 'int8'"):
+    kind(mu_dtype="int8")
+
+
 def test_muon_makes_kernels_steps_orthogonal():
   # A matrix [m, n] with orthonormal rows or columns has min(m, n) singular
   # values of 1. Its elements have a root mean square of 1 / √max(m, n), which

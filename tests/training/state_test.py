@@ -48,6 +48,23 @@ def test_round_trip_is_exact(directory):
   jax.tree.map(np.testing.assert_array_equal, state, state_of(20.0))
 
 
+def test_moments_in_bfloat16_come_back_as_they_were(tmp_path):
+  def state_at(value):
+    params = {"w": jnp.full(3, value)}
+    optimizer = optax.adam(1e-3, mu_dtype="bfloat16")
+    _, moments = optimizer.update(params, optimizer.init(params))
+    return RlState(params, moments, (), ())
+
+  checkpoints = Checkpoints(tmp_path / "c", config={})
+  saved = state_at(0.3)
+  assert saved.update[0].mu["w"].dtype == jnp.bfloat16
+  checkpoints.save(1, saved, 0.0)
+  _, state, _ = checkpoints.restore(state_at(0.0))
+  checkpoints.close()
+  assert state.update[0].mu["w"].dtype == jnp.bfloat16
+  jax.tree.map(np.testing.assert_array_equal, state, saved)
+
+
 def test_nothing_saved_is_none(tmp_path):
   assert restore(tmp_path / "new") is None
 

@@ -57,6 +57,26 @@ def test_first_adam_step_is_the_learning_rate_along_the_sign():
   np.testing.assert_allclose(new["logits"], [0.01, 0, -0.01], rtol=1e-5)
 
 
+def test_first_moments_in_bfloat16_are_rounded_and_nothing_else_is():
+  # m = 0.1 g and v = 0.001 g² after one step from zero.
+  params, rollout, logp_fn = softmax_problem()
+  update = updates.Gradient("adam", 0.01, mu_dtype="bfloat16")
+  new, state, _ = update(
+    params, update.init(params), logp_fn, batch(rollout, [1.0, 0, -1])
+  )
+  moments = state[0]
+  assert moments.mu["logits"].dtype == jnp.bfloat16
+  assert moments.nu["logits"].dtype == new["logits"].dtype == jnp.float32
+  gradient = np.array([-1.0, 0, 1]) / 3
+  np.testing.assert_array_equal(
+    moments.mu["logits"], jnp.asarray(0.1 * gradient, jnp.bfloat16)
+  )
+  np.testing.assert_allclose(
+    moments.nu["logits"], 1e-3 * gradient**2, rtol=1e-5
+  )
+  np.testing.assert_allclose(new["logits"], [0.01, 0, -0.01], rtol=1e-2)
+
+
 def test_natural_gradient_uncapped_is_the_softmax_update():
   # All actions are sampled once and π is uniform, so the sampled Fisher matrix
   # is exact; Lemma F.2 then says: logits + γ w, up to a constant: the mean of
@@ -159,6 +179,7 @@ def test_steps_that_do_not_exist_have_no_say():
     (lambda: updates.Gradient("lion"), "optimizer is 'lion'"),
     (lambda: updates.Gradient("sgd", -1.0), "learning_rate is -1.0"),
     (lambda: updates.Gradient(max_ratio=0.0), "max_ratio is 0.0"),
+    (lambda: updates.Gradient(mu_dtype="float16"), "mu_dtype is 'float16'"),
     (lambda: updates.NaturalGradient(damping=0.0), "damping is 0.0"),
     (lambda: updates.NaturalGradient(max_kl=float("nan")), "max_kl is nan"),
     (lambda: updates.NaturalGradient(num_cg_steps=0), "num_cg_steps is 0"),

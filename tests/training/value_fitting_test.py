@@ -7,10 +7,10 @@ import optax
 import pytest
 
 from pav_jax import losses
-from pav_jax.models import partitioning, transformer
+from pav_jax.models import adapters, partitioning, transformer
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
@@ -163,6 +163,29 @@ def test_a_step_adds_the_weighted_losses_and_moves_the_head_faster(step):
       np.testing.assert_allclose(
         (after - old)[large], -rate * np.sign(g)[large], rtol=1e-2, atol=1e-6
       )
+
+
+def test_of_a_backbone_with_adapters_these_and_the_head_are_trained(step):
+  optimizer, function = step
+  config, trunk = adapters.add(
+    NETWORK.trunk, TRUNK, Lora(2, 4.0, ("up",)), jax.random.key(4)
+  )
+  config = dataclasses.replace(NETWORK, trunk=config)
+  params = network.init(config, trunk, jax.random.key(2))
+  layout = Layout(partitioning.make_mesh(devices=jax.devices()[:1]))
+  state = value_fitting.fitter(config, optimizer, layout).init(params)
+  new, _ = function(config, state, 0.5)
+  # At the rates of backbone and head: B, for A has no gradient while B is zero.
+  for (path, old), after in zip(
+    jax.tree_util.tree_leaves_with_path(state.params),
+    jax.tree.leaves(new.params),
+    strict=True,
+  ):
+    name, moved = path[-1].key, np.abs(after - old).max()
+    rate = {"up_lora_a": 0.0, "up_lora_b": 3e-3}.get(name, 1e-2)
+    np.testing.assert_allclose(moved, rate, rtol=1e-2, err_msg=name)
+  assert set(new.params) == {"trunk", "head"}
+  jax.tree.map(np.testing.assert_array_equal, new.base, {"trunk": TRUNK})
 
 
 def test_learns_labels_of_a_few_traces_by_heart(step):

@@ -3,6 +3,7 @@
 A family is one file with a `FAMILY`, see `base.Family`, named in this one.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,16 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def from_fields(fields: Mapping[str, Any]) -> TransformerConfig:
+def from_fields(
+  fields: Mapping[str, Any], *, with_head: bool = False
+) -> TransformerConfig:
   """The configuration that a config.json describes.
+
+  Args:
+    fields: of the file.
+    with_head: whether something else than the next token is read from the
+      decoder, so that any architecture may be named; the configuration has no
+      output layer of its own (`tied`).
 
   Raises:
     ValueError: naming a field that is missing, asks for something that is not
@@ -44,9 +53,9 @@ def from_fields(fields: Mapping[str, Any]) -> TransformerConfig:
     )
   reader = Fields(fields)
   named = fields.get("architectures") or []
+  causal = ("ForCausalLM", "ConditionalGeneration")
   if not isinstance(named, list) or not all(
-    isinstance(x, str) and x.endswith(("ForCausalLM", "ConditionalGeneration"))
-    for x in named
+    isinstance(x, str) and (with_head or x.endswith(causal)) for x in named
   ):
     raise ValueError(
       f"config.json: architectures is {named!r}, expected "
@@ -59,7 +68,7 @@ def from_fields(fields: Mapping[str, Any]) -> TransformerConfig:
     raise ValueError(
       str(error) if "config.json" in str(error) else f"config.json: {error}"
     ) from error
-  return config
+  return dataclasses.replace(config, tied=True) if with_head else config
 
 
 def to_fields(

@@ -32,6 +32,7 @@ _HARMLESS = {
   *("forced_eos_token_id", "remove_invalid_values", "begin_suppress_tokens"),
   *("exponential_decay_length_penalty", "suppress_tokens"),
   *("return_dict_in_generate", "output_scores", "architecture"),
+  *("num_labels", "classifier_dropout", "summary_dropout_prob"),
 }
 _HARMLESS_PREFIXES = ("_", "unsloth", "tf_")
 

@@ -3,10 +3,15 @@
 import dataclasses
 from typing import Any
 
+from pav_jax.problems import vocabulary as vocabularies
+
 
 @dataclasses.dataclass(frozen=True)
 class PlainText:
   """Prompts are problems' texts as they are.
+
+  Benchmarks of steps are encoded by it for public reward models, which have a
+  way of their own to ask (`provers.public`).
 
   Attributes:
     vocabulary: has `encode` and `decode`.
@@ -15,6 +20,11 @@ class PlainText:
 
   vocabulary: Any
   delimiter: str = "\n"
+
+  @property
+  def fingerprint(self) -> str:
+    """Identifies vocabulary and delimiter, see `vocabulary.fingerprint`."""
+    return vocabularies.fingerprint(self.vocabulary, self.delimiter)
 
   def encode_problem(self, problem: str) -> list[int]:
     """The ids of the text."""
