@@ -25,7 +25,7 @@ def rollout():
 
 
 def test_prefixes_are_cut_and_marked_and_whole_responses_are_not(rollout):
-  cut = AnswerNow(ClosedForm(None), MARKER).cut(rollout)
+  cut = AnswerNow(ClosedForm(abs), MARKER).cut(rollout)
   np.testing.assert_array_equal(
     cut.tokens,
     [
@@ -64,14 +64,14 @@ def test_it_is_made_of_the_policy_that_its_prover_is_made_of():
     def with_policy(self, policy, params):
       return ClosedForm(params)
 
-  prover = AnswerNow(Follows(None), MARKER)
+  prover = AnswerNow(Follows(abs), MARKER)
   assert prover.with_policy(MadePolicy, len) == AnswerNow(
     ClosedForm(len), MARKER
   )
-  fixed = AnswerNow(ClosedForm(None), MARKER)
+  fixed = AnswerNow(ClosedForm(abs), MARKER)
   assert fixed.with_policy(MadePolicy, len) is fixed
 
 
 def test_a_marker_is_needed():
   with pytest.raises(ValueError, match=r"marker is \(\), expected"):
-    AnswerNow(ClosedForm(None), ())
+    AnswerNow(ClosedForm(abs), ())
