@@ -26,6 +26,23 @@ CONFIGURABLES = {
   },
   "pav_jax.credit.estimators": {
     "EffectiveReward": "EffectiveReward",
+    "dapo": "dapo",
+    "dr_grpo": "dr_grpo",
+    "gae": "gae",
+    "grpo": "grpo",
+    "outcome": "outcome",
+    "pure": "pure",
+    "rloo": "rloo",
+    "vine": "vine",
+  },
+  "pav_jax.credit.implicit": {
+    "prime": "prime",
+    "progress_advantage": "progress_advantage",
+  },
+  "pav_jax.credit.trees": {
+    "gigpo": "gigpo",
+    "spo_tree": "spo_tree",
+    "tree_rl": "tree_rl",
   },
   "pav_jax.data.mixtures": {
     "Mixture": "Mixture",
@@ -119,6 +136,9 @@ CONFIGURABLES = {
   },
   "pav_jax.provers.adaptive": {
     "AdaptiveK": "AdaptiveK",
+  },
+  "pav_jax.provers.answer_now": {
+    "AnswerNow": "AnswerNow",
   },
   "pav_jax.provers.base": {
     "PolicyValues": "PolicyValues",
@@ -221,6 +241,9 @@ CONFIGURABLES = {
   },
   "pav_jax.training.collect_seeds": {
     "IndependentSeeds": "IndependentSeeds",
+  },
+  "pav_jax.training.implicit_rewards": {
+    "LearnedImplicit": "LearnedImplicit",
   },
   "pav_jax.training.imitation": {
     "ImitateProver": "ImitateProver",

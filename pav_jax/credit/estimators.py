@@ -49,7 +49,7 @@ class EffectiveReward:
   """Q^π + α A^μ (Eq. 5), or its ablations; a pytree whose numbers are leaves.
 
   Meta reinforcement fine-tuning (MRT, arXiv 2503.07572) is this with a prover
-  that completes a prefix by answering at once.
+  that answers at once (`provers.answer_now.AnswerNow`).
 
   Attributes:
     alpha: weight of the prover's term, finite; 0 is outcome-only RL.

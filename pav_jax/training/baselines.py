@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from pav_jax import checks, credit, losses, steps
 from pav_jax.checks import Leaf
 from pav_jax.rollout import Rollout
+from pav_jax.training.implicit_rewards import LearnedImplicit
 from pav_jax.training.updates import check_mu_dtype
 
 _static = functools.partial(jax.tree_util.register_dataclass, data_fields=[])
@@ -305,12 +306,16 @@ def without_prover(estimator: Any) -> Any:
 
 
 def for_policy(estimator: Any, policy: Any) -> Any:
-  """An estimator whose value function, if it has one without, is the policy's.
+  """An estimator whose value function or reward model is the policy's.
+
+  Where it has one of its own, or needs none, it stays.
 
   Args:
     estimator: any, such as of `less_baseline`.
     policy: a `policies.base.Policy`.
   """
+  if isinstance(estimator, LearnedImplicit) and estimator.model is None:
+    return dataclasses.replace(estimator, model=policy)
   if not isinstance(estimator, LearnedCredit | LearnedGae):
     return estimator
   if estimator.baseline.value is not None:

@@ -41,8 +41,8 @@ class Arm:
 
   Attributes:
     name: what reports call it, and its directory.
-    credit: what each step is worth, a `credit.Credit`, with a baseline if it is
-      to have one (`baselines.less_baseline`).
+    credit: what each step is worth, a `credit.Credit`, a plain function too, or
+      one with a baseline (`baselines.less_baseline`).
     update: how parameters follow that, an `updates.Update`.
     prover: whose values the credit is made of; None for outcomes alone. One
       that is made of the policy in training gets that policy's parameters.
@@ -55,6 +55,9 @@ class Arm:
       ratios.
     num_minibatches: updates of a pass, each from as many problems' responses,
       as in PPO (Schulman et al., 2017); if several, all have importance ratios.
+    oversampling: times as many problems are answered as a batch has, and those
+      are learnt from whose responses differ in their outcomes, as in DAPO's
+      dynamic sampling (2503.14476, Sec. 3.2); see `with_spread`.
 
   Raises:
     ValueError: if a number is out of range.
@@ -68,9 +71,16 @@ class Arm:
   num_rollouts: int = 0
   num_updates: int = 1
   num_minibatches: int = 1
+  oversampling: int = 1
 
   def __post_init__(self):
-    for name in ("num_updates", "num_minibatches", "refresh_every"):
+    object.__setattr__(self, "credit", credit.as_pytree(self.credit))
+    for name in (
+      "num_updates",
+      "num_minibatches",
+      "refresh_every",
+      "oversampling",
+    ):
       number = getattr(self, name)
       if number is not None and number < 1:
         raise ValueError(f"{name} is {number}, expected at least 1")
@@ -205,7 +215,7 @@ class Trainer:
     return turn(
       self.problem,
       iteration,
-      num_problems=self.num_problems,
+      num_problems=self.num_problems * self.arm.oversampling,
       num_samples=self.num_samples,
       scale=scale,
       refresh_every=self.arm.refresh_every,
@@ -255,6 +265,9 @@ class Trainer:
       q_policy = place.values(own_values, policy, params, policy_key, rollout)
     rollout = place.grade(self.problem, policy, rollout)
     seen = place.gather(policy, Experience(rollout, logp_ref, q, q_policy))
+    sampled = seen
+    if arm.oversampling > 1:
+      seen = with_spread(seen, self.num_problems, self.num_samples)
     state, metrics = place.learn(
       policy,
       (outer, self.estimator, arm.update),
@@ -265,7 +278,31 @@ class Trainer:
       num_updates=arm.num_updates,
       num_minibatches=arm.num_minibatches,
     )
+    if arm.oversampling > 1:
+      metrics |= {"accuracy": jnp.mean(sampled.rollout.outcome)}
     return state, metrics, seen
+
+
+def with_spread(
+  seen: Experience, num_problems: int, num_samples: int
+) -> Experience:
+  """The first problems whose responses differ in outcome; pure.
+
+  Where there are fewer, the first of the others make up the number, so that
+  shapes are those of every batch. Their group-relative weights are 0, and
+  `credit.dapo` leaves them out of the average. DAPO samples on until a batch is
+  full, which no number of draws bounds; here `Arm.oversampling` does.
+
+  Args:
+    seen: rows ordered by problem and sample.
+    num_problems: to be kept.
+    num_samples: responses to each problem.
+  """
+  outcome = jnp.asarray(seen.rollout.outcome).reshape(-1, num_samples)
+  alike = jnp.all(outcome == outcome[:, :1], axis=-1)
+  kept = jnp.argsort(alike, stable=True)[:num_problems]
+  rows = (kept[:, None] * num_samples + jnp.arange(num_samples)).ravel()
+  return jax.tree.map(lambda x: jnp.asarray(x)[rows], seen)
 
 
 def trailing_mean(accuracy: np.ndarray, *, window: int = 10) -> np.ndarray:

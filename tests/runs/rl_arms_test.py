@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pav_jax import credit
 from pav_jax.credit import EffectiveReward
 from pav_jax.problems.chain import Chain
 from pav_jax.provers import base as provers
@@ -46,6 +47,12 @@ def test_a_grid_of_another_setting():
   assert {x.credit.reward.alpha for x in found.arms} == {0.0}
   with pytest.raises(ValueError, match="has no learning_rate"):
     rl_arms.grid(natural, rates=(0.1,))
+
+
+def test_functions_are_described_without_their_addresses():
+  one = Arm("a", credit.grpo, Gradient())
+  assert "function grpo>" in rl_arms.described(one)
+  assert "0x" not in rl_arms.described(one)
 
 
 def test_candidates_have_different_names():

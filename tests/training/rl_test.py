@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax import credit
 from pav_jax.credit import Centred, EffectiveReward
 from pav_jax.models import partitioning
 from pav_jax.policies.made_policy import MadePolicy
@@ -206,6 +207,7 @@ def test_minibatches_are_of_whole_problems():
     ({"num_minibatches": 0}, "num_minibatches is 0"),
     ({"refresh_every": 0}, "refresh_every is 0"),
     ({"num_rollouts": -1}, "num_rollouts is -1"),
+    ({"oversampling": 0}, "oversampling is 0"),
   ],
 )
 def test_bad_arms(change, message):
@@ -232,6 +234,42 @@ def test_any_function_of_rollouts_and_values_is_an_estimator():
   # Right responses are worth 1, each of their two steps; others nothing.
   assert metrics["reward"] == 2 * metrics["accuracy"]
   assert np.all(np.asarray(state.params["logits"])[:, 1] > 0)
+
+
+def test_problems_with_spread_take_the_place_of_others():
+  # Of 2 samples each, problems 1 and 3 of 4 have spread; of 3, problem 0 too.
+  outcome = jnp.array([1.0, 1, 0, 1, 0, 0, 1, 0])
+  rollout = Tabular().sample(
+    {"logits": jnp.zeros((2, 2))}, KEY, jnp.arange(4), num_samples=2
+  )
+  seen = rl.Experience(
+    dataclasses.replace(rollout, outcome=outcome), jnp.arange(8.0)[:, None]
+  )
+  kept = rl.with_spread(seen, 2, 2)
+  np.testing.assert_array_equal(kept.rollout.problem_id, [1, 1, 3, 3])
+  np.testing.assert_array_equal(kept.rollout.outcome, [0, 1, 1, 0])
+  np.testing.assert_array_equal(kept.logp_ref[:, 0], [2, 3, 6, 7])
+  kept = rl.with_spread(seen, 3, 2)
+  np.testing.assert_array_equal(kept.rollout.problem_id, [1, 1, 3, 3, 0, 0])
+
+
+def test_a_batch_is_filled_from_more_problems_and_accuracy_is_of_all():
+  # A plain function is an arm's credit, too.
+  arm = Arm("a", credit.dapo, SGD, oversampling=3)
+  one = trainer(arm, problems=2, samples=2)
+  assert len(one.turn(0).problem_id) == 6
+  params = {"logits": jnp.zeros((2, 2))}
+  state = one.init_state(KEY, params)
+  _, metrics, seen = one.iterate(state, params, KEY, one.turn(0))
+  assert len(seen.rollout.outcome) == 4
+  every = Tabular("host").sample(
+    params, jax.random.fold_in(KEY, 0), np.arange(6), num_samples=2
+  )
+  right = Coins("host").grade(jax.tree.map(np.asarray, every))
+  assert metrics["accuracy"] == right.mean()
+  spread = np.ptp(right.reshape(6, 2), axis=1) > 0
+  first = np.concatenate([np.flatnonzero(spread), np.flatnonzero(~spread)])[:2]
+  np.testing.assert_array_equal(np.asarray(seen.rollout.problem_id)[::2], first)
 
 
 def test_trailing_mean_and_first_reaching_by_arithmetic():
