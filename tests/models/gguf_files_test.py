@@ -89,7 +89,7 @@ def write(path, config, tensors, more=lambda writer: None):
 def tensors_of(model):
   """A model's tensors by Hugging Face's names."""
   return {
-    name: hf._to_host(model.params, tensor)
+    name: hf.to_host(model.params, tensor)
     for name, tensor in hf_tensors.tensors(model.config).items()
   }
 
