@@ -162,7 +162,7 @@ OF_TEXT = {
     (f"Best-of-3, {one}", BestOfK(prover, 3)),
     (f"adaptive, {one}", AdaptiveK(prover, (1, 4, 16))),
   )
-}
+} | PUBLIC
 
 
 class Demonstrator(ProblemPolicy):
