@@ -13,6 +13,7 @@ ends in another way so does the program.
 """
 
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -44,12 +45,14 @@ def _symbolic() -> Callable[[str, str], bool]:
 def _gym_draw() -> Callable[..., Any]:
   from pav_jax.problems import gym_entries
 
+  importlib.import_module("reasoning_gym")  # once, and not in each child
   return gym_entries.draw
 
 
 def _gym_score() -> Callable[..., Any]:
   from pav_jax.problems import gym_entries
 
+  importlib.import_module("reasoning_gym")  # once, and not in each child
   return gym_entries.score
 
 
