@@ -50,6 +50,7 @@ setup(
     "scipy",
     "tensorboardX",
   ],
+  entry_points={"console_scripts": ["pav = pav_jax.cli.pav:main"]},
   extras_require={
     "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,

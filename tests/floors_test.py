@@ -23,6 +23,7 @@ FLOORS = {
   "runs": 7,
   "cli": 8,
   "main": 9,
+  "__main__": 9,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

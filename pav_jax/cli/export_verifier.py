@@ -1,6 +1,6 @@
 r"""Writes a verifier as a token classifier that transformers and vLLM serve.
 
-  python -m pav_jax.cli.export_verifier VERIFIER TARGET \
+  pav export-verifier VERIFIER TARGET \
     [--tokenizer FILE …]
 
 VERIFIER is a directory, as a verifier's run writes it. TARGET becomes
@@ -51,7 +51,7 @@ def export_verifier(flags: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Exports; gives the exit status, 2 for bad input."""
   parser = argparse.ArgumentParser(
-    prog="python -m pav_jax.cli.export_verifier",
+    prog="pav export-verifier",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

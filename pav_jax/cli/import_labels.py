@@ -1,6 +1,6 @@
 r"""Turns public step labels into a data set that verifiers are trained on.
 
-  python -m pav_jax.cli.import_labels FORMAT SOURCE [SOURCE …] TARGET \
+  pav import-labels FORMAT SOURCE [SOURCE …] TARGET \
     --problem_file=gin/problems/math.gin --gin.VOCABULARY='"tokenizer.model"'
 
 FORMAT is prm800k, math_shepherd or trl. TARGET becomes a data set of step
@@ -37,7 +37,7 @@ def tokenized_as(problem: Any) -> Any:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
   """Flags, with every --gin.NAME=VALUE collected in `bindings`."""
   parser = argparse.ArgumentParser(
-    prog="python -m pav_jax.cli.import_labels",
+    prog="pav import-labels",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

@@ -1,6 +1,6 @@
 r"""Serves scores of steps over HTTP, as clients of vLLM's pooling want them.
 
-  python -m pav_jax.cli.serve MODEL [--port 8000]
+  pav serve MODEL [--port 8000]
 
 MODEL is the directory of a verifier, as a verifier's run writes it, or of a
 public reward model, see docs/reward_models.md. SIGTERM and Ctrl-C stop it when
@@ -25,7 +25,7 @@ from pav_jax.cli.configuration import explain
 def parser() -> argparse.ArgumentParser:
   """The command line."""
   made = argparse.ArgumentParser(
-    prog="python -m pav_jax.cli.serve",
+    prog="pav serve",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

@@ -1,0 +1,40 @@
+"""Which command is run, and what is said of others."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pav_jax.cli import export_verifier, import_labels, pav, serve
+
+MODULES = {
+  "serve": serve,
+  "import-labels": import_labels,
+  "export-verifier": export_verifier,
+}
+
+
+def test_every_command_is_a_modules():
+  assert list(pav.COMMANDS) == list(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_command_gets_the_rest_and_gives_its_status(name, monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    MODULES[name], "main", lambda arguments: asked.append(arguments) or 7
+  )
+  assert pav.main([name, "a", "--b"]) == 7
+  assert asked == [["a", "--b"]]
+
+
+def test_another_is_named_with_the_one_that_is_near(capsys):
+  assert pav.main(["serv"]) == 2
+  error = capsys.readouterr().err
+  assert "no command 'serv'" in error and "did you mean serve?" in error
+
+
+def test_without_a_command_it_says_which_there_are():
+  command = [sys.executable, "-m", "pav_jax"]
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert all(f"pav {name}" in done.stdout for name in MODULES)
