@@ -146,12 +146,14 @@ def test_training_leaves_the_rows_of_all_tokens(whole, lora):
     assert moved[IDS].any() == (lora is None)
 
 
-def test_rows_have_to_divide_over_the_mesh(whole):
+def test_rows_have_to_divide_over_the_mesh():
   layout = Layout(partitioning.make_mesh(4, 1, 2))
+  whole = dataclasses.replace(CONFIG, num_kv_heads=2)
+  params = transformer.init(whole, jax.random.key(0))
   with pytest.raises(ValueError, match=r"'embedding'.* has 'vocab' of size 5"):
-    trimming.trim(CONFIG, whole, KEPT, layout=layout)
+    trimming.trim(whole, params, KEPT, layout=layout)
   config, rows = trimming.trim(
-    CONFIG, whole, KeptTokens((1, 2, 3, 4)), layout=layout
+    whole, params, KeptTokens((1, 2, 3, 4)), layout=layout
   )
   where = transformer.shardings(config, layout)
   assert rows["embedding"].sharding == where["embedding"]

@@ -57,7 +57,8 @@ def config(vocab_size):
 def test_chats_of_problems_have_steps_and_come_back(problem):
   (prompt, _) = (x.prompt for x in problem.examples("train"))
   assert problem.decode_problem(prompt) == "1+1?"
-  rollout = problem.demonstrations(problem.problem_ids("train", 0, 1), [0])
+  ids = problem.problem_ids("train", 0, 1)
+  rollout = problem.demonstrations(ids, np.zeros_like(ids))
   steps = np.diff(rollout.prefix_len[0])
   # Two newlines are one token, which ends the first of two steps.
   texts = [
