@@ -248,6 +248,7 @@ def test_what_is_fitted_and_tuned_reads_validation_problems_alone(
       BeamArm("other, 4", 0.25, BestOfK(other, 4.0)),
       BeamArm("Q", 0.0),
     ],
+    tuning=Tuning((0.5, 1.0), num_problems=3, num_beams=2, num_samples=4),
     beams_per_call=64,
   )
   test = PROBLEM.problem_ids("test", 0, NUM)
@@ -255,7 +256,7 @@ def test_what_is_fitted_and_tuned_reads_validation_problems_alone(
   assert not set(test) & set(validation)
   tuning, tuned, with_other, q_only = searched
   np.testing.assert_array_equal(tuning[1], np.tile(validation, 2))
-  np.testing.assert_array_equal(tuning[2], np.repeat([0.0, 1.0], 3))
+  np.testing.assert_array_equal(tuning[2], np.repeat([0.5, 1.0], 3))
   report = json.loads((tmp_path / "report.json").read_text())
   best = report["alpha"]["alpha"]
   for (_, ids, alpha), weight in (

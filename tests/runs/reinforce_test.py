@@ -494,11 +494,12 @@ def test_hard_problems_are_those_that_the_start_never_solves(
 
 
 def test_the_candidate_that_validates_best_is_run(start, tmp_path, monkeypatch):
-  trained = []
+  trained, keys = [], []
 
   def train(job):
     (arm,) = job.replicas.arms
     trained.append((job.label, arm.update.learning_rate))
+    keys.append(job.replicas.key)
     accuracy = {"a": 0.2, "b": 0.6, "c": 0.4}.get(job.label[-1], 0.5)
     validation = {
       "iteration": np.array([0, 1]),
@@ -521,6 +522,8 @@ def test_the_candidate_that_validates_best_is_run(start, tmp_path, monkeypatch):
     reinforce(tmp_path, start, arms=[rl_arms.Candidates("tuned", arms)])
   assert [rate for _, rate in trained] == [1e-3, 2e-3, 3e-3, 2e-3]
   assert trained[-1][0] == "tuned, seed 0"
+  # Candidates are compared on a seed that none of the runs has.
+  assert keys == [jax.random.key(seed) for seed in (1, 1, 1, 0)]
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
