@@ -10,8 +10,8 @@ tokens, as vLLM's pooling of steps does, or the indices in `mark`, a list for
 each sequence. The answer's `data[i].data` has `[1 − score, score]` of each.
 
 Requests that wait are read together, a sequence that begins another is read
-with that one, and what has been scored is kept: of a trace that grows step by
-step only new steps are read. The web framework is the extra `serve`.
+with that one, and scores are kept: of a trace that grows step by step a request
+reads one row, for its new step. The web framework is the extra `serve`.
 """
 
 import asyncio
