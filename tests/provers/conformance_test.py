@@ -104,7 +104,7 @@ def public_prover(joining, outputs, rule, *, offset=0):
   """A random reward model of a head of layers, in another's tokens."""
   rng, inputs = np.random.default_rng(0), (OTHER.width, *outputs)
   head = (
-    {"kernel": jnp.asarray(rng.normal(size=shape), jnp.float32)}
+    {"kernel": jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5)}
     for shape in itertools.pairwise(inputs)
   )
   reader = StepReader(
