@@ -107,7 +107,7 @@ class PolicyCheckpoint:
     policy, start = ProblemPolicy(model, problem), sha256(loaded.params)
     return Start(
       policy,
-      loaded.params,
+      params,
       False,
       {"policy": describe(policy), "start": start},
       functools.partial(_export, start=start),

@@ -179,6 +179,7 @@ def test_adapters_of_policy_and_value_function_are_trained_and_go_on(
 ):
   settings = {
     "lora": Lora(2, 8.0, ("out", "up")),
+    "problem": PARITY,  # there is something to learn
     "arms": (PAV,),
     "num_iterations": 2,
     "checkpoint_every": 1,
