@@ -20,29 +20,30 @@ def same(answer: str, other: str) -> bool:
 def equal(answer: str, other: str) -> bool:
   """Whether two answers are the same, or equal as mathematics.
 
-  That is so if `expressions` can read all of both, and takes their values, or
-  the equations that they are, for equal. A number of percent is also a
-  hundredth of the number.
+  That is so if `expressions` can read all of both, and `expression_equality`
+  takes their values, or the equations that they are, for equal. A number of
+  percent is also a hundredth of the number.
   """
-  from pav_jax.problems import expressions  # needs mpmath
+  # These need mpmath.
+  from pav_jax.problems import expression_equality, expressions
 
   if same(answer, other):
     return True
   left, right = _form(answer), _form(other)
   try:
     values = [expressions.read(x.value) for x in (left, right)]
-    if _compatible(left, right) and expressions.equal(*values):
+    if _compatible(left, right) and expression_equality.equal(*values):
       return True
     if left.unit == right.unit and (left.variable or right.variable):
       equations = [expressions.read(_equation(x)) for x in (left, right)]
-      return expressions.equal(*equations)
+      return expression_equality.equal(*equations)
   except expressions.Unreadable:
     return False
   percent = {left.unit, right.unit} == {"", "%"}
   if not percent or not _agree(left.variable, right.variable):
     return False
   hundredth = ("number", answer_forms.HUNDREDTH, "0.01")
-  return expressions.equal(
+  return expression_equality.equal(
     *(
       ("*", value, hundredth) if x.unit else value
       for x, value in zip((left, right), values, strict=True)
