@@ -102,9 +102,11 @@ CONFIGURABLES = {
     "GSM8K": "GSM8K",
   },
   "pav_jax.problems.gym": {
-    "GymGrader": "GymGrader",
     "ReasoningGym": "ReasoningGym",
     "TemplateGym": "TemplateGym",
+  },
+  "pav_jax.problems.gym_grading": {
+    "GymGrader": "GymGrader",
   },
   "pav_jax.problems.gym_solvers": {
     "answer_alone": "answer_alone",

@@ -20,7 +20,7 @@ from pav_jax.problems.expression_values import (
   Unreadable,
   as_float,
   value_at,
-  variables,
+  variables_of,
 )
 from pav_jax.problems.expressions import TURNED
 
@@ -131,7 +131,7 @@ def _equal_relations(left: Sequence[Any], right: Sequence[Any]) -> bool:
   if any(side[0] not in EXPRESSIONS for side in (*left[::2], *right[::2])):
     return False
   one, other = (("+", s[0], ("negative", s[2])) for s in (left, right))
-  if variables(one) != variables(other) or not variables(one):
+  if variables_of(one) != variables_of(other) or not variables_of(one):
     return False
   try:
     ratios = [
@@ -149,11 +149,11 @@ _NO_VALUE = (Unreadable, ArithmeticError, ValueError, TypeError, IndexError)
 
 
 def _equal_values(left: Tree, right: Tree) -> bool:
-  if variables(left) != variables(right) and not (
+  if variables_of(left) != variables_of(right) and not (
     _cancel(left) or _cancel(right)
   ):
     return False
-  points = _POINTS if variables(left) | variables(right) else 1
+  points = _POINTS if variables_of(left) | variables_of(right) else 1
   try:
     for point in range(points):
       values = value_at(left, point), value_at(right, point)

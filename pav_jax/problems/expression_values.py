@@ -65,14 +65,14 @@ FUNCTIONS = {
 }
 
 
-def variables(tree: Tree) -> frozenset[str]:
+def variables_of(tree: Tree) -> frozenset[str]:
   """Names of variables, and of unknown functions as `f()`."""
   if tree[0] == "variable":
     return frozenset(tree[1:])
   if tree[0] == "unknown":
-    return variables(tree[2]) | {tree[1] + "()"}
+    return variables_of(tree[2]) | {tree[1] + "()"}
   parts = [x for x in tree[1:] if isinstance(x, tuple)]
-  return frozenset().union(*map(variables, parts))
+  return frozenset().union(*map(variables_of, parts))
 
 
 def as_float(value: Any) -> Any:

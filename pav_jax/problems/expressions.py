@@ -17,6 +17,7 @@ from pav_jax.problems.expression_values import (
   FUNCTIONS,
   Tree,
   Unreadable,
+  variables_of,
 )
 
 _MAX_DEPTH = 40
@@ -484,6 +485,6 @@ def _interval(parts: list[Any]) -> Tree | None:
     low, opening = sides[0], "(" if relations[0] == "<" else "["
   if not variables[-1]:
     high, closing = sides[-1], ")" if relations[-1] == "<" else "]"
-  if variables(low) | variables(high):
+  if variables_of(low) | variables_of(high):
     return None
   return ("range", variable, ("tuple", opening, closing, low, high))

@@ -8,8 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,12 +17,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from pav_jax import packages
-from pav_jax.problems import grading_pool
+from pav_jax.problems import gym_grading
 from pav_jax.problems.base import SPLITS, Tokens
 from pav_jax.problems.data_problem import DataProblem
-from pav_jax.problems.final_answers import final_answer
-from pav_jax.problems.grading import MAX_CHARS, NormalizedMatch
 from pav_jax.problems.gym_entries import BLOCK
+from pav_jax.problems.gym_grading import GymGrader
 from pav_jax.problems.prompt_format import Record
 from pav_jax.rollout import Rollout
 
@@ -33,62 +30,8 @@ _SPLIT_OF_TENTH = (0, 0, 0, 0, 0, 0, 1, 1, 2, 2)
 _MOST_BLOCKS = 64  # drawn at a time
 _PATIENCE = 256  # blocks without a new problem, after which there are no more
 _MOST_SEEDS = 2**31
-_MAX_ANSWER = 10_000  # characters between tags
-_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 Entry = Mapping[str, Any]  # `question`, `answer`, `metadata`, as JSON has them
-
-
-@dataclasses.dataclass(frozen=True)
-class GymGrader(NormalizedMatch):
-  """Scores final answers as the data sets do.
-
-  A final answer is what stands in the last `<answer>…</answer>`, which may have
-  several lines; without one, what `final_answers.final_answer` takes for it.
-  Voting takes answers of one form for equal, as `NormalizedMatch` does.
-
-  Attributes:
-    partial: whether scores between 0 and 1 are kept as they are; otherwise they
-      are 0.
-    num_workers: processes, which are kept; None for one a core, at most 16.
-    seconds: of processor time for an answer; one that takes more scores 0.
-    megabytes: of memory for a process; an answer that needs more scores 0.
-
-  Raises:
-    ValueError: if a number is out of its range.
-  """
-
-  partial: bool = False
-  megabytes: int = 2048
-
-  def final_answers(self, responses: Sequence[str]) -> list[str | None]:
-    """The answers that responses give; None for one without."""
-    return [_final_answer(text) for text in responses]
-
-  def scores(
-    self,
-    responses: Sequence[str],
-    problems: Sequence[tuple[str, str, int]],
-  ) -> Float[np.ndarray, "B"]:
-    """Scores of responses to problems, float32[B] in [0, 1].
-
-    Args:
-      responses: any text at all; one without a final answer scores 0.
-      problems: name, configuration and seed of each, as of `gym_entries.score`.
-
-    Raises:
-      RuntimeError: if processes cannot be started.
-    """
-    given = self.final_answers(responses)
-    rows = [
-      (answer, *problem)
-      for answer, problem in zip(given, problems, strict=True)
-    ]
-    asked = list(dict.fromkeys(row for row in rows if row[0] is not None))
-    results = _pool("gym_score", self).run(asked)
-    scores = dict(zip(asked, results, strict=True))
-    out = np.array([scores.get(row) or 0.0 for row in rows], np.float32)
-    return out if self.partial else (out >= 1).astype(np.float32)
 
 
 class _Item(NamedTuple):
@@ -394,7 +337,7 @@ class _Drawn:
     problem = self._problem
     rows = [(problem.name, problem.configuration, block) for block in blocks]
     drawing = dataclasses.replace(problem.grader, seconds=600.0)
-    results = _pool("gym_draw", drawing).run(rows)
+    results = gym_grading.pool("gym_draw", drawing).run(rows)
     for block, entries in zip(blocks, results, strict=True):
       if isinstance(entries, str):
         raise ValueError(entries)
@@ -443,25 +386,7 @@ def _drawn(problem: ReasoningGym) -> _Drawn:
   return _Drawn(problem)
 
 
-def _pool(task: str, limits: NormalizedMatch) -> grading_pool.Pool:
-  return grading_pool.pool(
-    task=task,
-    seconds=limits.seconds,
-    megabytes=limits.megabytes,
-    num_workers=limits.num_workers or min(16, os.cpu_count() or 1),
-  )
-
-
 def _identity(entry: Entry) -> bytes:
   """A digest of a question's words."""
   words = " ".join(entry["question"].split())
   return hashlib.sha256(words.encode()).digest()
-
-
-def _final_answer(text: str) -> str | None:
-  if len(text) > MAX_CHARS:
-    return None
-  if tagged := _TAGS.findall(text):
-    answer = tagged[-1].strip()
-    return answer if 0 < len(answer) <= _MAX_ANSWER else None
-  return final_answer(text)

@@ -1,11 +1,10 @@
 """The prover that ends its thinking at once (MRT, arXiv 2503.07572)."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
 from pav_jax.provers import base
 from pav_jax.provers.base import Prover
@@ -13,7 +12,7 @@ from pav_jax.rollout import Rollout
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswerNow:
+class AnswerNow(base.OfAnother):
   """Another prover's values of prefixes that have to answer now.
 
   MRT's μ: a prefix is worth what the policy's best guess from it is, which it
@@ -42,13 +41,6 @@ class AnswerNow:
     object.__setattr__(self, "marker", tuple(self.marker))
     if not self.marker:
       raise ValueError("marker is (), expected the tokens that ask for answers")
-
-  def with_policy(self, policy: Any, params: PyTree) -> Prover:
-    """With the other prover's of that policy, see `base.Prover`."""
-    inner = self.prover.with_policy(policy, params)
-    if inner is self.prover:
-      return self
-    return dataclasses.replace(self, prover=inner)
 
   def __call__(
     self, key: jax.Array | None, rollout: Rollout

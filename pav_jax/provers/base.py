@@ -98,29 +98,37 @@ class FixedProver:
     return self
 
 
-class Wrapper(abc.ABC):
-  """A prover made of another's values. Subclasses are dataclasses.
+class OfAnother:
+  """A prover that asks another one. Subclasses are dataclasses.
 
   Attributes:
     prover: the other one.
+  """
+
+  prover: Prover
+
+  def with_policy(self, policy: Any, params: PyTree) -> Prover:
+    """With the other prover's of that policy, see `Prover`."""
+    inner = self.prover.with_policy(policy, params)
+    if inner is self.prover:
+      return self
+    return dataclasses.replace(self, prover=inner)
+
+
+class Wrapper(OfAnother, abc.ABC):
+  """A prover made of another's values, of the same rollouts.
+
+  Attributes:
     is_pointwise: whether a value is made of the same prefix's value alone, so
       that rollouts are not looked at. Of the class.
   """
 
-  prover: Prover
   is_pointwise: typing.ClassVar[bool] = False
 
   @property
   def placement(self) -> Placement:
     """The other's, see `Prover`."""
     return self.prover.placement
-
-  def with_policy(self, policy: Any, params: PyTree) -> Prover:
-    """See `Prover`."""
-    inner = self.prover.with_policy(policy, params)
-    if inner is self.prover:
-      return self
-    return dataclasses.replace(self, prover=inner)
 
   def __call__(
     self, key: jax.Array | None, rollout: Rollout
@@ -168,8 +176,6 @@ class PolicyValues(FixedProver):
   So `BestOfK(PolicyValues(), 4)` is Best-of-4 of the searched policy, whichever
   verifier that has, and a search reads traces once for both.
   """
-
-  placement = "host"
 
   def __call__(
     self, key: jax.Array | None, rollout: Rollout

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from pav_jax import steps, thresholds
 from pav_jax.checks import check_positive
 from pav_jax.data import prm_bench, process_bench
+from pav_jax.files import describe
 from pav_jax.provers import base
 from pav_jax.provers.base import Prover
 from pav_jax.reporting import progress
@@ -200,7 +201,7 @@ def _identity(settings: BenchmarkSettings) -> dict[str, str]:
     if x.name not in ("provers", "rows_per_call")
   }
   return {"run": "step_benchmarks"} | {
-    name: repr(value) for name, value in (provers | rest).items()
+    name: describe(value) for name, value in (provers | rest).items()
   }
 
 

@@ -82,35 +82,28 @@ class LearnedImplicit:
     params, optimizer_state, reference = state
     logp_ref = self.model.logp(reference, rollout)
 
-    def values(params):
-      return credit.implicit_values(
-        self.model.logp(params, rollout),
-        logp_ref,
-        rollout.prefix_len,
-        beta=self.beta,
-      )
-
     def loss(params):
-      ratios = losses.kl_rewards(
-        self.model.logp(params, rollout), logp_ref, rollout.prefix_len
-      )
+      logp = self.model.logp(params, rollout)
+      ratios = losses.kl_rewards(logp, logp_ref, rollout.prefix_len)
       z = self.beta * jnp.sum(ratios, axis=-1)
       y = rollout.outcome
-      return -jnp.mean(
-        y * jax.nn.log_sigmoid(z) + (1 - y) * jax.nn.log_sigmoid(-z)
-      )
+      entropy = y * jax.nn.log_sigmoid(z) + (1 - y) * jax.nn.log_sigmoid(-z)
+      return -jnp.mean(entropy), logp
 
-    def step(_, fitted):
+    def step(fitted):
       params, optimizer_state = fitted
+      gradient, logp = jax.grad(loss, has_aux=True)(params)
       updates, optimizer_state = optax.adam(self.learning_rate).update(
-        jax.grad(loss)(params), optimizer_state, params
+        gradient, optimizer_state, params
       )
-      return optax.apply_updates(params, updates), optimizer_state
+      return logp, (optax.apply_updates(params, updates), optimizer_state)
 
-    weights = self.estimator(
-      rollout, jax.lax.stop_gradient(values(params)), groups
+    logp, fitted = step((params, optimizer_state))
+    if self.num_steps > 1:
+      fitted = jax.lax.fori_loop(
+        1, self.num_steps, lambda _, fitted: step(fitted)[1], fitted
+      )
+    values = credit.implicit_values(
+      jax.lax.stop_gradient(logp), logp_ref, rollout.prefix_len, beta=self.beta
     )
-    fitted = jax.lax.fori_loop(
-      0, self.num_steps, step, (params, optimizer_state)
-    )
-    return weights, (*fitted, reference)
+    return self.estimator(rollout, values, groups), (*fitted, reference)

@@ -13,7 +13,8 @@ import pytest
 from pav_jax import packages
 from pav_jax.problems import grading_pool, gym_solvers
 from pav_jax.problems.base import SPLITS, TextProblem
-from pav_jax.problems.gym import GymGrader, ReasoningGym, TemplateGym
+from pav_jax.problems.gym import ReasoningGym, TemplateGym
+from pav_jax.problems.gym_grading import GymGrader
 from pav_jax.problems.prompt_format import PromptFormat
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")

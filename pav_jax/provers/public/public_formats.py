@@ -83,7 +83,7 @@ def load(
 
   Args:
     path: a directory with config.json and safetensors, in one file or several,
-      or another source of `models.load`.
+      or its name on the hub.
     format: one of `FORMATS`; None to tell by config.json and the names of
       tensors, which it cannot for causal models.
     good: the token of a good step, for `plus_minus` and `assistant_plus`

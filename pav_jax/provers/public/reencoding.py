@@ -175,8 +175,6 @@ class Reencoded(base.FixedProver):
   start: str
   rows_per_call: int = 64
 
-  placement = "host"
-
   @property
   def meaning(self) -> str:
     """Of the scores that its values are made of, see `score_meanings`."""
