@@ -111,10 +111,12 @@ def test_provers_are_scored_as_published(files, tmp_path, capsys):
   assert "66.7 (100.0 / 50.0)" in out and "PRMScore" in out
 
 
-def test_a_threshold_may_be_chosen_on_a_subset(files, tmp_path):
-  report = step_benchmarks(
-    tmp_path, "bench", settings(files | {"prm_bench": None}, tune_on="math")
-  )
+@pytest.mark.parametrize("subsets", [("gsm8k", "math"), ("math", "gsm8k")])
+def test_a_threshold_may_be_chosen_on_a_subset(files, subsets, tmp_path):
+  """The one that is named, wherever it stands."""
+  ordered = {name: files["process_bench"][name] for name in subsets}
+  files = files | {"process_bench": ordered, "prm_bench": None}
+  report = step_benchmarks(tmp_path, "bench", settings(files, tune_on="math"))
   # Between the product of nine sure steps, .387, and .3 of an unsure one.
   assert 0.3 < report["product"]["threshold"] <= 0.9**9
   assert report["product"]["process_bench"]["math"]["f1"] == 1.0
