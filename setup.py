@@ -1,4 +1,29 @@
+import pathlib
+import re
+import shutil
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'^__version__ = "(.+)"$',
+  (HERE / "pav_jax" / "__init__.py").read_text(encoding="utf-8"),
+  re.MULTILINE,
+)[1]
+
+
+class BuildWithGin(build_py):
+  """Puts the folder `gin` into what is built, where `cli.gin_files` looks."""
+
+  def run(self):
+    super().run()
+    if self.editable_mode:  # which reads the checkout's
+      return
+    target = pathlib.Path(self.build_lib, "pav_jax", "shipped", "gin")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(HERE / "gin", target)
+
 
 # seqio needs editdistance and tensorflow-text, which have no wheels elsewhere.
 SEQIO = "python_version < '3.13' and sys_platform == 'linux'"
@@ -29,12 +54,16 @@ SERVE = ["starlette", "uvicorn"]
 
 setup(
   name="pav_jax",
-  version="0.1.0",
+  version=VERSION,
   description="Process advantage verifiers in JAX",
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=find_packages(include=["pav_jax", "pav_jax.*"]),
-  package_data={"pav_jax.reporting": ["trace_page.html"]},
+  package_data={
+    "pav_jax": ["py.typed"],
+    "pav_jax.reporting": ["trace_page.html"],
+  },
+  cmdclass={"build_py": BuildWithGin},
   install_requires=[
     "absl-py",
     "flax",

@@ -10,6 +10,8 @@ Progress: Scaling Automated Process Verifiers for LLM Reasoning" (arXiv
 import importlib
 import typing
 
+__version__ = "0.1.0"
+
 if typing.TYPE_CHECKING:
   from pav_jax.advantages import effective_reward, first_pit, step_advantages
   from pav_jax.complementarity import (
