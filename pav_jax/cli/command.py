@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import jax
 
+from pav_jax.cli.arguments import Parser
 from pav_jax.cli.configuration import explain, parse_flags, run_files
 from pav_jax.packages import MissingPackageError
 from pav_jax.reporting import progress
@@ -24,12 +25,7 @@ from pav_jax.runs.preemption import Preempted, interruptible
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
   """Flags, with every --gin.NAME=VALUE collected in `bindings`."""
-  parser = argparse.ArgumentParser(
-    prog="python -m pav_jax.main",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser("python -m pav_jax.main", __doc__)
   parser.add_argument(
     "--gin_file", action="append", required=True, help="may be repeated"
   )

@@ -1,25 +1,24 @@
 """What a gin file binds, read with errors that help, and run."""
 
 import argparse
-import difflib
-import pathlib
 import re
 import sys
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
 
 import gin
-import jax
 
 from pav_jax.cli import registry
 from pav_jax.cli.bindings import Reference, missing, parameters, resolve
-from pav_jax.reporting import metrics
-
-# Where `gin/…` is found, whatever the current directory.
-ROOT = pathlib.Path(__file__).parents[2]
-
-_INCLUDE = re.compile(r"""include\s+(["'])(.+)\1\s*(#.*)?$""")
+from pav_jax.cli.gin_files import (
+  ROOT,
+  check_used,
+  find,
+  macros,
+  nearest,
+  read_sources,
+  references,
+)
 
 
 def run(
@@ -56,7 +55,10 @@ def run_files(
   """
   parse_gin(files, bindings)
   check_complete()
-  # Only now, for importing it takes seconds and mistakes are told before.
+  # Only now, for importing takes seconds and mistakes are told before.
+  import jax
+
+  from pav_jax.reporting import metrics
   from pav_jax.runs.workdir import check_agreed, occupied
 
   check_agreed(f"jax {jax.__version__}\n{gin.config_str()}")
@@ -71,69 +73,6 @@ def _num_hosts() -> int:
     return resolve(gin.query_parameter("CollectSettings.num_hosts"), {})
   except ValueError:  # nothing binds it
     return 1
-
-
-class Source(NamedTuple):
-  """What a gin file says between two of its includes.
-
-  Attributes:
-    path: of the file.
-    text: lines outside of it are empty, so that line numbers are the file's.
-  """
-
-  path: pathlib.Path
-  text: str
-
-
-def read_sources(
-  path: pathlib.Path, within: tuple[pathlib.Path, ...] = ()
-) -> Iterator[Source]:
-  """A gin file and those that it includes, in the order in which they count.
-
-  An include is looked for beside the file that names it, then in the current
-  directory, then in the checkout.
-
-  Args:
-    path: of the file.
-    within: files that include it.
-
-  Raises:
-    FileNotFoundError: for a file that does not exist.
-    ValueError: for a file that includes itself, or is not text.
-  """
-  if path.resolve() in within:
-    raise ValueError(f"gin file {path} includes itself")
-  try:
-    lines = path.read_text("utf-8-sig").splitlines()
-  except UnicodeDecodeError as error:
-    raise ValueError(f"gin file {path} is not UTF-8 text") from error
-  begin = 0
-  for number, line in enumerate(lines):
-    if match := _INCLUDE.match(line):
-      yield Source(path, "\n" * begin + "\n".join(lines[begin:number]))
-      begin = number + 1
-      included = find(match[2], beside=path.parent)
-      yield from read_sources(included, (*within, path.resolve()))
-  yield Source(path, "\n" * begin + "\n".join(lines[begin:]))
-
-
-def find(name: str, *, beside: pathlib.Path | None = None) -> pathlib.Path:
-  """A gin file by its path.
-
-  Args:
-    name: path, absolute or relative to one of the places.
-    beside: looked into before the current directory and the checkout.
-
-  Raises:
-    FileNotFoundError: if there is none.
-  """
-  places = ([] if beside is None else [beside]) + [pathlib.Path(), ROOT]
-  for place in places:
-    if (place / name).is_file():
-      return place / name
-  known = [path.relative_to(ROOT) for path in ROOT.glob("gin/*/*.gin")]
-  hint = nearest(name, map(str, known))
-  raise FileNotFoundError(f"no gin file {name}{hint}")
 
 
 def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
@@ -156,9 +95,9 @@ def parse_gin(files: Iterable[str], bindings: Sequence[str]) -> None:
   for binding in bindings:
     _parse(binding, f"--gin.{binding}")
   # A file may bind what another then leaves unused; a command line may not.
-  referred = _references(*texts)
-  check_used(_macros(*texts), referred | _references(*bindings))
-  check_used(_macros(*bindings), _references(gin.config_str()))
+  referred = references(*texts)
+  check_used(macros(*texts), referred | references(*bindings))
+  check_used(macros(*bindings), references(gin.config_str()))
 
 
 def _parse(text: str, source: str) -> None:
@@ -192,32 +131,17 @@ def check_complete() -> None:
   selector = experiment.configurable.selector
   supplied = list(parameters(selector))[:2]  # work directory and name
   required = list(dict.fromkeys(missing(selector, supplied)))
-  macros = [name for name in required if "." not in name]
-  if macros:
-    settings = " ".join(f"--gin.{name}=VALUE" for name in macros)
+  names = [name for name in required if "." not in name]
+  if names:
+    settings = " ".join(f"--gin.{name}=VALUE" for name in names)
     raise ValueError(
-      f"{', '.join(macros)} {'is' if len(macros) == 1 else 'are'} required, "
+      f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} required, "
       f"expected {settings}"
     )
   if required:
     raise ValueError(
       f"nothing binds {', '.join(required)}, expected a gin file that does"
     )
-
-
-def check_used(names: Iterable[str], used: set[str]) -> None:
-  """Raises ValueError for a macro that is set and never used."""
-  for name in names:
-    if name not in used:
-      raise ValueError(f"nothing uses the gin name {name}{nearest(name, used)}")
-
-
-def _macros(*texts: str) -> list[str]:
-  return re.findall(r"^([A-Za-z_]\w*)\s*=", "\n".join(texts), re.MULTILINE)
-
-
-def _references(*texts: str) -> set[str]:
-  return set(re.findall(r"%([A-Za-z_]\w*)", "\n".join(texts)))
 
 
 def parse_flags(
@@ -252,13 +176,3 @@ def explain(message: str) -> str:
     hint = nearest(match[2], parameters(match[1]))
     first = first.removesuffix(".") + hint
   return first
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-  """A hint at the known name most like `name`, or all if there are few."""
-  known = sorted(set(known))
-  lowered = {candidate.lower(): candidate for candidate in known}
-  close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-  if close:
-    return f"; did you mean {lowered[close[0]]}?"
-  return f"; known are {', '.join(known)}" if len(known) <= 20 else ""

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pav_jax.cli.arguments import Parser
 from pav_jax.cli.configuration import explain
 
 
@@ -50,12 +51,7 @@ def export_verifier(flags: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Exports; gives the exit status, 2 for bad input."""
-  parser = argparse.ArgumentParser(
-    prog="pav export-verifier",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser("pav export-verifier", __doc__)
   parser.add_argument("verifier", help="a verifier's directory")
   parser.add_argument("target", help="a directory, replaced if it is there")
   parser.add_argument(

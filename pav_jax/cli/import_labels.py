@@ -19,6 +19,7 @@ from typing import Any
 
 import gin
 
+from pav_jax.cli.arguments import Parser
 from pav_jax.cli.configuration import explain, parse_flags, parse_gin
 
 _FLAGS = {
@@ -36,12 +37,7 @@ def tokenized_as(problem: Any) -> Any:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
   """Flags, with every --gin.NAME=VALUE collected in `bindings`."""
-  parser = argparse.ArgumentParser(
-    prog="pav import-labels",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser("pav import-labels", __doc__)
   parser.add_argument("format", choices=_FLAGS)
   parser.add_argument("source", nargs="+", help="files of this format")
   parser.add_argument("target", help="a new directory")

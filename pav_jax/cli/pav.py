@@ -1,11 +1,14 @@
 """The command `pav`, also `python -m pav_jax`.
 
+pav list                   experiments, with a line on each
+pav show EXPERIMENT        what it is, needs, and what is commonly set
+pav run EXPERIMENT …       run it, as `pav run planted SEED=1`
+
 pav serve MODEL            scores of steps over HTTP
 pav import-labels …        step labels of other people
 pav export-verifier …      a verifier as others serve it
 
-`pav COMMAND --help` says more. Experiments are run by
-`python -m pav_jax.main --gin_file=FILE --workdir=DIR`.
+`pav COMMAND --help` says more.
 """
 
 import difflib
@@ -15,6 +18,9 @@ from collections.abc import Sequence
 
 # What each is called, and the module whose `main` it is.
 COMMANDS = {
+  "list": "pav_jax.cli.list_experiments",
+  "show": "pav_jax.cli.show_experiment",
+  "run": "pav_jax.cli.run_experiment",
   "serve": "pav_jax.cli.serve",
   "import-labels": "pav_jax.cli.import_labels",
   "export-verifier": "pav_jax.cli.export_verifier",
@@ -30,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if name not in COMMANDS:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    known = ", ".join(COMMANDS)
+    every = ", ".join(COMMANDS)
     print(
-      f"error: no command {name!r}, expected one of {known}{hint}",
+      f"error: no command {name!r}, expected one of {every}{hint}",
       file=sys.stderr,
     )
     return 2

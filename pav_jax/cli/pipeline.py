@@ -12,7 +12,7 @@ import gin
 import numpy as np
 
 from pav_jax import files
-from pav_jax.cli import configuration
+from pav_jax.cli import configuration, gin_files
 from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_report
 from pav_jax.runs import hosts
@@ -118,7 +118,7 @@ def pipeline(
       progress.say(label)
       gin.clear_config()
       configuration.run_files(
-        [str(configuration.find(name)) for name in part.gin_files],
+        [str(gin_files.find(name)) for name in part.gin_files],
         part.settings(home, seed),
         str(home / part.name),
         part.name,
@@ -262,11 +262,11 @@ def _identity(part: Part, home: pathlib.Path, seed: int) -> dict[str, Any]:
 def _digests(name: str) -> Iterator[tuple[str, str]]:
   """Digests of the settings in a gin file and in those that it includes."""
   texts: dict[pathlib.Path, list[str]] = {}
-  for source in configuration.read_sources(configuration.find(name)):
+  for source in gin_files.read_sources(gin_files.find(name)):
     lines = [x for x in source.text.splitlines() if x and x[0] != "#"]
     texts.setdefault(source.path, []).extend(lines)
   for path, lines in texts.items():
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    inside = path.resolve().is_relative_to(configuration.ROOT)
-    short = path.resolve().relative_to(configuration.ROOT) if inside else path
+    inside = path.resolve().is_relative_to(gin_files.ROOT)
+    short = path.resolve().relative_to(gin_files.ROOT) if inside else path
     yield str(short), digest

@@ -19,17 +19,13 @@ import sys
 from collections.abc import Sequence
 
 from pav_jax import packages
+from pav_jax.cli.arguments import Parser
 from pav_jax.cli.configuration import explain
 
 
 def parser() -> argparse.ArgumentParser:
   """The command line."""
-  made = argparse.ArgumentParser(
-    prog="pav serve",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  made = Parser("pav serve", __doc__)
   made.add_argument("model", help="a directory")
   made.add_argument("--name", help="of the model, for clients; MODEL's own")
   made.add_argument("--host", default="127.0.0.1")

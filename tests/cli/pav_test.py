@@ -5,9 +5,20 @@ import sys
 
 import pytest
 
-from pav_jax.cli import export_verifier, import_labels, pav, serve
+from pav_jax.cli import (
+  export_verifier,
+  import_labels,
+  list_experiments,
+  pav,
+  run_experiment,
+  serve,
+  show_experiment,
+)
 
 MODULES = {
+  "list": list_experiments,
+  "show": show_experiment,
+  "run": run_experiment,
   "serve": serve,
   "import-labels": import_labels,
   "export-verifier": export_verifier,

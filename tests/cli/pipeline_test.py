@@ -5,7 +5,7 @@ import gin
 import pytest
 
 from pav_jax import files
-from pav_jax.cli import configuration
+from pav_jax.cli import configuration, gin_files
 from pav_jax.cli.pipeline import Part, pipeline, summarize
 
 CALLS = []
@@ -182,7 +182,7 @@ def test_the_projects_pipelines_bind_what_their_parts_know(
   (file,) = (
     str(path)
     for folder in ("gin/experiments", "studies/*")
-    for path in configuration.ROOT.glob(f"{folder}/{name}.gin")
+    for path in gin_files.ROOT.glob(f"{folder}/{name}.gin")
   )
   configuration.parse_gin([file], ["SEEDS = (1,)"])
   monkeypatch.setattr(configuration, "run_files", run_files)
