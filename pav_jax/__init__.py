@@ -1,9 +1,11 @@
 """Process advantage verifiers in JAX.
 
 Here are the pure functions, for use in other JAX code; importing them imports
-jax and no other framework. Equations and sections are those of "Rewarding
-Progress: Scaling Automated Process Verifiers for LLM Reasoning" (arXiv
-2410.08146). `natural_gradient` is the module; its function of the same name is
+jax and no other framework. What works on text, `load_policy`, `load_verifier`
+and `beam_search`, imports more when it is first asked for, see `api`. Equations
+and sections are those of "Rewarding Progress: Scaling Automated Process
+Verifiers for LLM Reasoning" (arXiv 2410.08146). `natural_gradient` is the
+module; its function of the same name is
 `pav_jax.natural_gradient.natural_gradient`.
 """
 
@@ -14,6 +16,9 @@ __version__ = "0.1.0"
 
 if typing.TYPE_CHECKING:
   from pav_jax.advantages import effective_reward, first_pit, step_advantages
+  from pav_jax.api.text_policy import load_policy as load_policy
+  from pav_jax.api.text_search import beam_search as beam_search
+  from pav_jax.api.text_verifier import load_verifier as load_verifier
   from pav_jax.complementarity import (
     alignment,
     best_k,
@@ -51,7 +56,14 @@ if typing.TYPE_CHECKING:
     reliability_curve,
   )
 
-_MODULES = {
+# What works on text, and is not among what `import *` brings.
+_ON_TEXT = {
+  "beam_search": "api.text_search",
+  "load_policy": "api.text_policy",
+  "load_verifier": "api.text_verifier",
+}
+
+_MODULES = _ON_TEXT | {
   "Rollout": "rollout",
   "alignment": "complementarity",
   "auc": "verification",
@@ -137,4 +149,4 @@ def __getattr__(name: str) -> typing.Any:
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__})
+  return sorted({*globals(), *__all__, *_ON_TEXT})

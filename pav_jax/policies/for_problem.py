@@ -24,7 +24,8 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.policies.trunk_value import TrunkValue
-from pav_jax.problems.vocabulary import identity, write_files
+from pav_jax.problems import text_format
+from pav_jax.problems.vocabulary import write_files
 from pav_jax.rollout import Rollout
 
 # Of an exported policy's directory.
@@ -225,8 +226,9 @@ def export(
     path: a directory; one that is there is replaced.
     policy: whose network it is.
     params: of the network.
-    problem: has `vocabulary` and `delimiter`, which go with it, the first also
-      as the files that it came from, if it has such.
+    problem: what the policy was trained on: its tokenizer, delimiter and
+      prompts are described beside the weights, so that `pav_jax.load_policy`
+      finds them again.
     start: digest of the parameters that training began with, which is kept
       with these, see `training.state.sha256`; None not to say.
 
@@ -251,7 +253,11 @@ def export(
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,
     },
-    identity=identity(vocabulary, problem.delimiter)
+    identity=text_format.saved(
+      problem,
+      max_response_len=policy.max_new_tokens,
+      max_steps=policy.max_steps,
+    )
     | ({} if start is None else {"start": start}),
     replace=True,
   )

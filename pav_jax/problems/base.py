@@ -201,6 +201,30 @@ class HasDiagnostics(Protocol):
     ...
 
 
+class PromptFrame(NamedTuple):
+  """What stands around a problem's text in its prompt.
+
+  Attributes:
+    before: text before it: of a template, and problems that are solved.
+    after: text behind it.
+    stop: text that ends a response as an end token would; None for no such.
+  """
+
+  before: str = ""
+  after: str = ""
+  stop: str | None = None
+
+
+@runtime_checkable
+class HasPromptFrame(Protocol):
+  """Puts a problem's text into a template."""
+
+  @property
+  def prompt_frame(self) -> PromptFrame:
+    """That of problems that are no example for others."""
+    ...
+
+
 class ExactValues(NamedTuple):
   """Values of prefixes in closed form.
 
@@ -327,6 +351,13 @@ def demonstrations(
       "with `demonstrations` and `max_demonstration_len`"
     )
   return problem.demonstrations(problem_id, sample_id)
+
+
+def prompt_frame(problem: Any) -> PromptFrame:
+  """`HasPromptFrame.prompt_frame`, or one without text."""
+  if isinstance(problem, HasPromptFrame):
+    return problem.prompt_frame
+  return PromptFrame()
 
 
 def diagnostics(problem: Any, rollout: Rollout) -> dict[str, float]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from pav_jax.problems import vocabulary as vocabularies
 from pav_jax.problems.answer_groups import group
-from pav_jax.problems.base import SPLITS, Example, Tokens
+from pav_jax.problems.base import SPLITS, Example, PromptFrame, Tokens
 from pav_jax.problems.data_splits import split_of
 from pav_jax.problems.grading import (
   ComparesAnswers,
@@ -116,6 +116,12 @@ class DataProblem(abc.ABC):
     record = Record(key, problem, "", "")
     text = self.prompt.prompt(record, self._shots)
     return vocabularies.encode_prompt(self.vocabulary, text)
+
+  @property
+  def prompt_frame(self) -> PromptFrame:
+    """What `encode_problem` puts around a text."""
+    before, after = self.prompt.frame(self._shots)
+    return PromptFrame(before, after, self.prompt.stop)
 
   def decode_problem(self, tokens: Tokens) -> str:
     """The text of the problem that `encode_problem` has encoded.

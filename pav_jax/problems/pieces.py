@@ -3,11 +3,15 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 from pav_jax import packages
 from pav_jax.checks import check_texts_return
+
+# What it is called beside a model.
+FILE = "tokenizer.model"
 
 _SPACE = "▁"  # how pieces write a space: U+2581
 # What follows a serialised message is merged into it. This is a ModelProto with
@@ -74,6 +78,10 @@ class SentencePieceVocabulary:
         f"{self.path} cannot be read as a SentencePiece model: {error}"
       ) from error
     return model
+
+  def save(self, folder: pathlib.Path) -> None:
+    """Copies the model file into a folder that is there."""
+    shutil.copyfile(self.path, folder / FILE)
 
   def __getstate__(self) -> dict[str, Any]:
     return {"path": self.path, "exact": self.exact}

@@ -105,6 +105,12 @@ class PromptFormat:
     ]
     return "".join([*parts, self._question(record)])
 
+  def frame(self, shots: Sequence[Record] = ()) -> tuple[str, str]:
+    """What stands before and behind the text of a problem that is no shot."""
+    head, tail = self.question.split("{problem}", 1)
+    solved = self.prompt(Record("", "", "", ""), shots)
+    return solved.removesuffix(head + tail) + head, tail
+
   def problem(self, prompt: str) -> str:
     """The text of the problem that `prompt` has made a prompt of.
 

@@ -23,6 +23,7 @@ from pav_jax.models import adapters, beam_values, hf, partitioning, trimming
 from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.value_network import VerifierConfig
+from pav_jax.problems.vocabulary import write_files
 from pav_jax.provers import base
 from pav_jax.rollout import Rollout
 
@@ -153,6 +154,7 @@ def save(
   *,
   identity: Mapping[str, Any],
   token_ids: Mapping[str, int] | None = None,
+  vocabulary: Any = None,
 ) -> None:
   """Writes a verifier's directory, which appears complete or not at all.
 
@@ -163,8 +165,10 @@ def save(
     path: a directory; one that is there is replaced.
     config: of the network.
     params: of the network.
-    identity: of vocabulary and delimiter, from `problems.vocabulary.identity`.
+    identity: of vocabulary and delimiter, from `problems.vocabulary.identity`,
+      or how texts are read too, from `problems.text_format.saved`.
     token_ids: as of `hf.save`.
+    vocabulary: whose files are written beside it; None for none.
 
   Raises:
     ValueError, FloatingPointError: as of `hf.save`.
@@ -181,6 +185,8 @@ def save(
   def write_rest(folder: pathlib.Path) -> None:
     layers = {_LAYERS: str(config.reader_layers)}
     safetensors.numpy.save_file(tensors, folder / REST, metadata=layers)
+    if vocabulary is not None:
+      write_files(vocabulary, folder)
 
   hf.save(
     path,

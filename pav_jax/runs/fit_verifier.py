@@ -18,7 +18,7 @@ from pav_jax.models import value_network as network
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
-from pav_jax.problems.vocabulary import identity
+from pav_jax.problems import text_format
 from pav_jax.provers import verifier as provers_verifier
 from pav_jax.provers.verifier import Verifier
 from pav_jax.reporting import fit_plots, progress
@@ -206,7 +206,13 @@ def _export(
     path,
     verifier.config,
     verifier.params,
-    identity=identity(vocabulary, problem.delimiter) | {"start": start},
+    identity=text_format.saved(
+      problem,
+      max_response_len=problem.max_response_len,
+      max_steps=problem.max_steps,
+    )
+    | {"start": start},
+    vocabulary=vocabulary,
     token_ids={
       "eos_token_id": vocabulary.eos_id,
       "pad_token_id": vocabulary.pad_id,

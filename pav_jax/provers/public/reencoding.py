@@ -226,23 +226,47 @@ class Reencoded(base.FixedProver):
       _texts(self.problem, *row)
       for row in zip(rollout.tokens, rollout.prefix_len, strict=True)
     ]
-    batch, num_steps = len(written), rollout.prefix_len.shape[1] - 1
-    scores = np.full((batch, num_steps), np.nan, np.float32)
-    worthless = np.zeros((batch, num_steps + 1), bool)
-    rows, sequences = [], []
-    for row, (problem, texts, readable) in enumerate(written):
+    num_steps = rollout.prefix_len.shape[1] - 1
+    worthless = np.zeros((len(written), num_steps + 1), bool)
+    for row, (_, _, readable) in enumerate(written):
       worthless[row, readable + 1 :] = True
-      if any(texts):
-        rows.append(row)
-        steps = [text for text in texts if text]
-        sequences.append(self.joining(self.tokenizer, problem, steps))
+    scores = self.text_scores(
+      [x.problem for x in written], [x.steps for x in written], num_steps
+    )
+    return scores, worthless
+
+  def text_scores(
+    self,
+    problems: Sequence[str],
+    steps: Sequence[Sequence[str]],
+    num_steps: int,
+  ) -> Float[np.ndarray, "B H"]:
+    """Scores of the steps of texts.
+
+    Args:
+      problems: B texts.
+      steps: of each problem's response, without what ends them; "" is not
+        shown to the model.
+      num_steps: H, room for steps.
+
+    Returns:
+      float32 scores, NaN where there is no text to be scored.
+    """
+    scores = np.full((len(problems), num_steps), np.nan, np.float32)
+    rows = [row for row, texts in enumerate(steps) if any(texts)]
+    sequences = [
+      self.joining(
+        self.tokenizer, problems[row], [text for text in steps[row] if text]
+      )
+      for row in rows
+    ]
     for first in range(0, len(rows), self.rows_per_call):
       part = slice(first, first + self.rows_per_call)
       read = self._read(sequences[part])
       for row, of_steps in zip(rows[part], read, strict=True):
-        at = [h for h, text in enumerate(written[row].steps) if text]
+        at = [h for h, text in enumerate(steps[row]) if text]
         scores[row, at] = of_steps[: len(at)]
-    return scores, worthless
+    return scores
 
   def _read(self, sequences: Sequence[Joined]) -> Float[np.ndarray, "B H"]:
     """Scores of the steps of some sequences, filled up to few shapes."""
