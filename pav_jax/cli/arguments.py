@@ -43,3 +43,23 @@ def told(run: Callable[[], str | None]) -> int:
     with contextlib.suppress(BrokenPipeError):  # as before `head`
       print(text, flush=True)
   return 0
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+  """Adds what a checkpoint may lack, see `api.beside.read_format`."""
+  parser.add_argument("--tokenizer", help="its path, if it is not beside")
+  parser.add_argument(
+    "--prompt", help=r"a template with {problem}, if none is beside"
+  )
+  parser.add_argument("--delimiter", help="ends a step, if none is beside")
+  parser.add_argument("--dtype", help="of computation, as bfloat16")
+
+
+def reading(flags: argparse.Namespace) -> dict[str, str | None]:
+  r"""The arguments of the loaders that `add_reading` has added.
+
+  `\n` in a prompt or delimiter is a newline.
+  """
+  given = {x: getattr(flags, x) for x in ("prompt", "delimiter")}
+  texts = {x: y and y.replace("\\n", "\n") for x, y in given.items()}
+  return texts | {"tokenizer": flags.tokenizer, "dtype": flags.dtype}

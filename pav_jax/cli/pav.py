@@ -4,7 +4,13 @@ pav list                   experiments, with a line on each
 pav show EXPERIMENT        what it is, needs, and what is commonly set
 pav run EXPERIMENT …       run it, as `pav run planted SEED=1`
 
+pav sample POLICY "…"      answers of a policy
+pav score VERIFIER FILE    values of the steps of responses in JSON lines
+pav search POLICY VERIFIER "…"   the best answer of a beam search
+pav inspect DIR            open the page of traces that a run has written
+
 pav serve MODEL            scores of steps over HTTP
+pav convert SOURCE TARGET  a model, a GGUF file too, in Hugging Face's format
 pav import-labels …        step labels of other people
 pav export-verifier …      a verifier as others serve it
 
@@ -21,6 +27,11 @@ COMMANDS = {
   "list": "pav_jax.cli.list_experiments",
   "show": "pav_jax.cli.show_experiment",
   "run": "pav_jax.cli.run_experiment",
+  "sample": "pav_jax.cli.sample_answers",
+  "score": "pav_jax.cli.score_answers",
+  "search": "pav_jax.cli.search_answers",
+  "inspect": "pav_jax.cli.inspect_traces",
+  "convert": "pav_jax.cli.convert_model",
   "serve": "pav_jax.cli.serve",
   "import-labels": "pav_jax.cli.import_labels",
   "export-verifier": "pav_jax.cli.export_verifier",

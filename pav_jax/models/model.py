@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -200,6 +201,8 @@ def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
   """The tokenizer of a checkpoint, if it has one, to another's folder."""
   if source.is_file() or (source / tokenizer_files.TOKENIZER).exists():
     tokenizer_files.write(folder, read(source))
+  if (source / tokenizer_files.PIECES).exists():
+    shutil.copy(source / tokenizer_files.PIECES, folder)
 
 
 def _token_ids(fields: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
+PIECES = "tokenizer.model"
 TEMPLATE = "chat_template.jinja"
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 

@@ -6,11 +6,16 @@ import sys
 import pytest
 
 from pav_jax.cli import (
+  convert_model,
   export_verifier,
   import_labels,
+  inspect_traces,
   list_experiments,
   pav,
   run_experiment,
+  sample_answers,
+  score_answers,
+  search_answers,
   serve,
   show_experiment,
 )
@@ -19,6 +24,11 @@ MODULES = {
   "list": list_experiments,
   "show": show_experiment,
   "run": run_experiment,
+  "sample": sample_answers,
+  "score": score_answers,
+  "search": search_answers,
+  "inspect": inspect_traces,
+  "convert": convert_model,
   "serve": serve,
   "import-labels": import_labels,
   "export-verifier": export_verifier,
