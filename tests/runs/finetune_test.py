@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax import load_policy
 from pav_jax.data.packing import Demonstrations
 from pav_jax.models import (
   adapters,
@@ -120,6 +121,10 @@ def test_writes_what_a_later_run_needs(finished):
   start = random_params(language_model(CONFIG, PROBLEM), key, layout)
   side = json.loads((workdir / "policy" / "pav_jax.json").read_text())
   assert side["start"] == sha256(start)
+  # It says how it is asked in words.
+  in_words = load_policy(workdir / "policy")
+  assert in_words.text_format.fingerprint == PROBLEM.fingerprint
+  assert in_words.model == language_model(config, PROBLEM)
 
 
 def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path, monkeypatch):

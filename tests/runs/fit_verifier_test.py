@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax import load_verifier
 from pav_jax.data import step_targets_writer
 from pav_jax.models import hf, transformer
 from pav_jax.models.partitioning import make_mesh
@@ -148,6 +149,10 @@ def test_writes_what_a_later_run_needs(finished):
   assert report["arms"]["verifier"] == tested
   training = report["training"]
   assert training["kept_step"] in (300, 400, 500, 600)
+  # It says how texts are read.
+  in_words = load_verifier(workdir / "verifier").text_format
+  assert in_words.fingerprint == PROBLEM.fingerprint
+  assert in_words.max_steps == PROBLEM.max_steps
   assert training["traces"] == 960
   assert training["completions"] == 960 * 16 * 3
   assert set(report["calibration"]) == {"scale", "offset", "ece_before"}
