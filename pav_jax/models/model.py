@@ -18,10 +18,15 @@ from pav_jax.models import (
   sources,
   tokenizer_files,
   transformer,
+  trimming,
 )
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.tokenizer import Tokenizer, read
-from pav_jax.models.transformer_config import Lora, TransformerConfig
+from pav_jax.models.transformer_config import (
+  KeptTokens,
+  Lora,
+  TransformerConfig,
+)
 
 
 @functools.partial(
@@ -98,6 +103,7 @@ def load(
   param_dtype: str | None = None,
   dtype: str | None = None,
   remat: str = "none",
+  kept: KeptTokens | None = None,
 ) -> Model:
   """Reads a model.
 
@@ -110,6 +116,7 @@ def load(
     param_dtype: of the parameters; None for what the files hold.
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
+    kept: tokens that have logits, see `trimming`; None for all.
 
   Raises:
     ValueError: naming the field, tensor or file that is not as expected.
@@ -131,6 +138,8 @@ def load(
   else:
     config, params = hf.load(path, **settings)
     fields = hf.read_config(path)
+  if kept is not None:
+    config, params = trimming.trim(config, params, kept, layout=layout)
   return Model(params, config, layout, _token_ids(fields), str(path))
 
 
@@ -141,6 +150,7 @@ def read_config(
   dtype: str | None = None,
   remat: str = "none",
   lora: Lora | None = None,
+  kept: KeptTokens | None = None,
 ) -> TransformerConfig:
   """The configuration of a model whose parameters are not read.
 
@@ -150,6 +160,7 @@ def read_config(
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
     lora: adapters that it will have; None for none.
+    kept: tokens that will have logits, see `trimming`; None for all.
 
   Raises:
     ValueError: naming the field that is not as expected.
@@ -165,6 +176,7 @@ def read_config(
     dtype=dtype or param_dtype,
     remat=remat,
     lora=lora,
+    kept=kept,
   )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from pav_jax import models
 from pav_jax.files import describe
-from pav_jax.models import adapters, trimming
+from pav_jax.models import adapters
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import KeptTokens, Lora
 from pav_jax.policies.base import Policy
@@ -88,10 +88,9 @@ class PolicyCheckpoint:
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       remat=self.remat,
+      kept=self.kept,
     )
     config, params = loaded.config, loaded.params
-    if self.kept is not None:
-      config, params = trimming.trim(config, params, self.kept, layout=layout)
     if self.lora is not None:
       key = Stream.PARAMS.of(keys[0])
       config, params = adapters.add(

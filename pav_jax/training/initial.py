@@ -6,7 +6,7 @@ import functools
 import jax
 
 from pav_jax import models
-from pav_jax.models import adapters, growing, transformer, trimming
+from pav_jax.models import adapters, growing, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
@@ -53,6 +53,7 @@ class Pretrained:
       param_dtype=want.param_dtype,
       dtype=want.dtype,
       remat=want.remat,
+      kept=want.kept,
     )
     different = [
       f"{field.name} {getattr(model.config, field.name)} (policy: "
@@ -67,8 +68,6 @@ class Pretrained:
         f"{', '.join(different)}"
       )
     config, params = model.config, model.params
-    if want.kept is not None:
-      config, params = trimming.trim(config, params, want.kept, layout=layout)
     if want.lora is not None:
       _, params = adapters.add(config, params, want.lora, key, layout=layout)
     return params
