@@ -103,6 +103,7 @@ def load(
   param_dtype: str | None = None,
   dtype: str | None = None,
   remat: str = "none",
+  attention: str = "plain",
   kept: KeptTokens | None = None,
 ) -> Model:
   """Reads a model.
@@ -116,6 +117,7 @@ def load(
     param_dtype: of the parameters; None for what the files hold.
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
+    attention: as in `TransformerConfig`.
     kept: tokens that have logits, see `trimming`; None for all.
 
   Raises:
@@ -138,6 +140,7 @@ def load(
   else:
     config, params = hf.load(path, **settings)
     fields = hf.read_config(path)
+  config = dataclasses.replace(config, attention=attention)
   if kept is not None:
     config, params = trimming.trim(config, params, kept, layout=layout)
   return Model(params, config, layout, _token_ids(fields), str(path))
@@ -149,6 +152,7 @@ def read_config(
   param_dtype: str = "float32",
   dtype: str | None = None,
   remat: str = "none",
+  attention: str = "plain",
   lora: Lora | None = None,
   kept: KeptTokens | None = None,
 ) -> TransformerConfig:
@@ -159,6 +163,7 @@ def read_config(
     param_dtype: that its parameters will have.
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
+    attention: as in `TransformerConfig`.
     lora: adapters that it will have; None for none.
     kept: tokens that will have logits, see `trimming`; None for all.
 
@@ -175,6 +180,7 @@ def read_config(
     param_dtype=param_dtype,
     dtype=dtype or param_dtype,
     remat=remat,
+    attention=attention,
     lora=lora,
     kept=kept,
   )
