@@ -47,6 +47,15 @@ def parser() -> argparse.ArgumentParser:
     "--max_waiting", type=int, default=1024, help="sequences that may wait"
   )
   made.add_argument(
+    "--max_length", type=int, default=4096, help="tokens of a sequence, at most"
+  )
+  made.add_argument(
+    "--kept_traces",
+    type=int,
+    default=32,
+    help="sequences that are kept, so that they are read on from their ends",
+  )
+  made.add_argument(
     "--max_body", type=int, default=2**20, help="bytes of a request"
   )
   made.add_argument(
@@ -61,43 +70,34 @@ def served(flags: argparse.Namespace):
   Raises:
     ValueError: as of the loaders of verifiers and public models.
   """
-  import jax
-  import numpy as np
-
-  from pav_jax.models import value_network
+  from pav_jax.models import heads
   from pav_jax.provers import public, verifier
+  from pav_jax.provers.trace_reader import TraceReader
   from pav_jax.runs.step_requests import Served
 
   path = pathlib.Path(flags.model)
   name = flags.name or path.resolve().name
   step_tokens = frozenset(flags.step_tokens or ())
+  sizes = {"num_traces": flags.kept_traces, "max_length": flags.max_length}
   if (path / verifier.REST).exists():
     ours = verifier.load(path, dtype=flags.dtype)
-    values = jax.jit(functools.partial(value_network.values, ours.config))
-
-    def scores(tokens, mark):
-      logits = values(ours.params, tokens, np.maximum(mark, 0))
-      return np.asarray(jax.nn.sigmoid(logits))
-
-    config = ours.config.trunk
-    return Served(
-      name, scores, config.max_length, config.vocab_size, step_tokens
+    reader = TraceReader(
+      ours.config, ours.params, ours.params["head"], heads.read, **sizes
     )
-  reader = public.load(
+    return Served(name, reader, ours.config.trunk.vocab_size, step_tokens)
+  model = public.load(
     path, flags.format, good=flags.good, bad=flags.bad, dtype=flags.dtype
   )
-  tokenizer, join = reader.tokenizer, None
-  if tokenizer is not None and reader.joining != public.AS_SAMPLED:
-    join = functools.partial(reader.joining, tokenizer)
+  tokenizer, join = model.tokenizer, None
+  if tokenizer is not None and model.joining != public.AS_SAMPLED:
+    join = functools.partial(model.joining, tokenizer)
     joined = join("1+1?", ["2"])
     step_tokens = step_tokens or {joined.tokens[joined.marks[0]]}
   return Served(
     name,
-    reader.scores,
-    reader.config.max_length,
-    reader.config.vocab_size,
+    model.trace_reader(**sizes),
+    model.config.vocab_size,
     frozenset(step_tokens),
-    least_mark=-reader.offset,
     encode=None if tokenizer is None else tokenizer.encode,
     join=join,
   )
@@ -114,11 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
       max_body=flags.max_body,
       max_waiting=flags.max_waiting,
       rows_per_call=flags.rows_per_call,
+      kept_traces=flags.kept_traces,
     )
-    app = step_server.application(served(flags), limits)
+    model = served(flags)
+    app = step_server.application(model, limits)
   except (ValueError, OSError, ImportError) as error:
     print(f"error: {explain(str(error))}", file=sys.stderr)
     return 2
+  print(
+    f"{model.name} at http://{flags.host}:{flags.port}: keeps "
+    f"{flags.kept_traces} traces of up to {model.reader.max_length} tokens, "
+    f"{model.reader.num_bytes / 2**20:,.0f} MiB",
+    flush=True,
+  )
   server.run(
     app,
     host=flags.host,

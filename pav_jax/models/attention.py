@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pav_jax.models import attention_kernels
+from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import (
   LayerSpec,
   Rotary,
@@ -255,21 +257,46 @@ def mix_causal(
   config: TransformerConfig,
   spec: LayerSpec,
   positions: Int[Array, "B T"],
-  segments: Int[Array, "B T"],
+  segments: Int[Array, "B T"] | None,
+  layout: Layout | None = None,
 ) -> Mix:
-  """Attention to what is `visible` in a layer's window; keeps keys, values."""
+  """Attention to what is `visible` in a layer's window; keeps keys, values.
+
+  Args:
+    config: the network's shape; its `attention` says by which way.
+    spec: of the layer.
+    positions: of tokens in their text.
+    segments: as of `attend_causal`; None where each row is one text.
+    layout: where arrays lie; None to leave that to the compiler.
+  """
+  softcap = config.attn_softcap
+  settings = {
+    "window": spec.window,
+    "scale": config.query_pre_attn_scalar**-0.5,
+  }
+  platform = "cpu"
+  if config.attention == "kernel":
+    platform = attention_kernels.platform(layout)
+  is_one_text = segments is None
+  if is_one_text:
+    segments = jnp.zeros_like(positions)
 
   def mix(query, key, value):
-    gathered = attend_causal(
-      query,
-      key,
-      value,
-      positions,
-      segments,
-      window=spec.window,
-      scale=config.query_pre_attn_scalar**-0.5,
-      softcap=config.attn_softcap,
-    )
+    texts = query, key, value
+    if platform == "tpu":
+      gathered = attention_kernels.splash(
+        *texts, segments, softcap=softcap, layout=layout, **settings
+      )
+    elif (
+      platform == "gpu"
+      and is_one_text
+      and attention_kernels.cudnn_allows(softcap, query.dtype)
+    ):
+      gathered = attention_kernels.cudnn(*texts, **settings)
+    else:
+      gathered = attend_causal(
+        *texts, positions, segments, softcap=softcap, **settings
+      )
     return gathered, (key, value)
 
   return mix

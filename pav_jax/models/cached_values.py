@@ -102,7 +102,8 @@ def extend(
     tokens: to read.
     index: how many own tokens each row has before.
     prefix_len: how many tokens of its group's text it continues.
-    before: the trunk's output at the token before the block.
+    before: the trunk's output at the token before the block; anything where
+      the block is the first of a text.
     shared: of texts, from `prefill`, each as `layers.unstack` leaves them.
     own: of rows, from `empty` or the last call.
     layout: where arrays lie; None to leave that to the compiler.
@@ -125,19 +126,19 @@ def extend(
     return trunk, trunk, (of_trunk,)
   groups, rows, num, width = trunk.shape
   previous = jnp.concatenate([before[:, :, None], trunk[:, :, :-1]], axis=2)
+  is_first = (prefix_len + index)[..., None] + jnp.arange(num) == 0
   features = value_network.surprise_of_next(
     config,
     params["trunk"],
     previous.reshape(groups * rows, num, width),
     tokens.reshape(groups * rows, num),
     layout=layout,
-  )
+  ).reshape(groups, rows, num, -1)
+  features = jnp.where(is_first[..., None], 0, features)
   read, of_reader = extending.extend_stream(
     config.reader,
     params["reader"],
-    value_network.reader_input(
-      params["reader"], trunk, features.reshape(groups, rows, num, -1)
-    ),
+    value_network.reader_input(params["reader"], trunk, features),
     index,
     prefix_len,
     shared[1],

@@ -90,10 +90,9 @@ def prefill_stream(
     layout: where arrays lie; None to leave that to the compiler.
   """
   positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-  segments = jnp.zeros_like(positions)
 
   def body(spec, x, params):
-    mix = mix_causal(config, spec, positions, segments)
+    mix = mix_causal(config, spec, positions, None, layout)
     x, (key, value) = layers.Layer(config, spec, layout).apply(
       {"params": params}, x, positions, mix
     )

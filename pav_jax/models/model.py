@@ -19,10 +19,15 @@ from pav_jax.models import (
   sources,
   tokenizer_files,
   transformer,
+  trimming,
 )
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.tokenizer import Tokenizer, read
-from pav_jax.models.transformer_config import Lora, TransformerConfig
+from pav_jax.models.transformer_config import (
+  KeptTokens,
+  Lora,
+  TransformerConfig,
+)
 
 
 @functools.partial(
@@ -99,6 +104,8 @@ def load(
   param_dtype: str | None = None,
   dtype: str | None = None,
   remat: str = "none",
+  attention: str = "plain",
+  kept: KeptTokens | None = None,
 ) -> Model:
   """Reads a model.
 
@@ -111,6 +118,8 @@ def load(
     param_dtype: of the parameters; None for what the files hold.
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
+    attention: as in `TransformerConfig`.
+    kept: tokens that have logits, see `trimming`; None for all.
 
   Raises:
     ValueError: naming the field, tensor or file that is not as expected.
@@ -132,6 +141,9 @@ def load(
   else:
     config, params = hf.load(path, **settings)
     fields = hf.read_config(path)
+  config = dataclasses.replace(config, attention=attention)
+  if kept is not None:
+    config, params = trimming.trim(config, params, kept, layout=layout)
   return Model(params, config, layout, _token_ids(fields), str(path))
 
 
@@ -141,7 +153,9 @@ def read_config(
   param_dtype: str = "float32",
   dtype: str | None = None,
   remat: str = "none",
+  attention: str = "plain",
   lora: Lora | None = None,
+  kept: KeptTokens | None = None,
 ) -> TransformerConfig:
   """The configuration of a model whose parameters are not read.
 
@@ -150,7 +164,9 @@ def read_config(
     param_dtype: that its parameters will have.
     dtype: of computation; None for that of the parameters.
     remat: as in `TransformerConfig`.
+    attention: as in `TransformerConfig`.
     lora: adapters that it will have; None for none.
+    kept: tokens that will have logits, see `trimming`; None for all.
 
   Raises:
     ValueError: naming the field that is not as expected.
@@ -165,7 +181,9 @@ def read_config(
     param_dtype=param_dtype,
     dtype=dtype or param_dtype,
     remat=remat,
+    attention=attention,
     lora=lora,
+    kept=kept,
   )
 
 

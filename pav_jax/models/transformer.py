@@ -198,11 +198,9 @@ def run_layers(
   """
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-  if segments is None:
-    segments = jnp.zeros_like(positions)
 
   def body(spec, x, params):
-    mix = mix_causal(config, spec, positions, segments)
+    mix = mix_causal(config, spec, positions, segments, layout)
     layer = layers.Layer(config, spec, layout)
     return layer.apply({"params": params}, x, positions, mix)[0], None
 

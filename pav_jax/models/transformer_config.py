@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 REMAT = ("none", "dots", "full")
+ATTENTION = ("plain", "kernel")
 DTYPES = ("float32", "bfloat16")
 KINDS = ("local", "global")
 ACTIVATIONS = ("gelu_tanh", "silu")
@@ -191,6 +192,9 @@ class TransformerConfig:
     norm_eps: added to mean squares in RMSNorm.
     dtype: of computation; norms, softmax and logits are in float32 anyway.
     param_dtype: of stored parameters.
+    attention: of texts to themselves: "plain", or "kernel" for that of the
+      platform where there is one, see `models.attention_kernels`; natural
+      gradients need "plain".
     remat: what the backward pass recomputes: "none"; "dots", all but products
       with parameters; or "full", everything within a period of layers.
     family: whose files the network is kept in, see `models.families`.
@@ -225,6 +229,7 @@ class TransformerConfig:
   norm_eps: float = 1e-6
   dtype: str = "float32"
   param_dtype: str = "float32"
+  attention: str = "plain"
   remat: str = "none"
   family: str = "gemma2"
   pattern: tuple[str, ...] = KINDS
@@ -272,6 +277,7 @@ class TransformerConfig:
       ("dtype", DTYPES),
       ("param_dtype", DTYPES),
       ("remat", REMAT),
+      ("attention", ATTENTION),
       ("activation", ACTIVATIONS),
     ):
       if getattr(self, name) not in allowed:

@@ -4,7 +4,8 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -180,6 +181,7 @@ def used_tokens(
   problem: Any,
   *,
   num_demonstrations: int = 1024,
+  questions: Mapping[str, int] = types.MappingProxyType({}),
   also: Sequence[int] = (),
 ) -> KeptTokens:
   """The tokens that answers to a problem are made of.
@@ -192,16 +194,22 @@ def used_tokens(
     problem: a text problem with demonstrations.
     num_demonstrations: that are read, of different problems; fewer if there are
       fewer.
+    questions: how many problems of other splits are read, whose words answers
+      may repeat, such as `{"test": 256}`; of these the questions alone.
     also: other tokens.
   """
   number = min(num_demonstrations, problem.split_size("train"))
   ids = problem.problem_ids("train", 0, number)
   rollout = problem.demonstrations(ids, np.zeros_like(ids))
   said = np.arange(rollout.tokens.shape[1]) < rollout.prefix_len[:, -1:]
+  read = [np.asarray(rollout.tokens)[said]]
+  for split, number in questions.items():
+    number = min(number, problem.split_size(split))
+    read.append(problem.prompts(problem.problem_ids(split, 0, number)).ravel())
   vocabulary = problem.vocabulary
   return KeptTokens(
     (
-      *np.unique(np.asarray(rollout.tokens)[said]).tolist(),
+      *np.unique(np.concatenate(read)).tolist(),
       *(vocabulary.eos_id, vocabulary.pad_id),
       *also,
     )

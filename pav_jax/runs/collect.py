@@ -16,6 +16,7 @@ from pav_jax.checks import check_positive
 from pav_jax.data import step_targets
 from pav_jax.data.step_targets_writer import Writer
 from pav_jax.files import describe
+from pav_jax.models.transformer_config import KeptTokens
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers.budget import Budget
@@ -62,6 +63,7 @@ class CollectSettings:
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
     remat: what gradients would compute again, see `TransformerConfig`.
+    kept: tokens that both may say, see `for_problem.used_tokens`; None for all.
     mesh: over which networks and rows are split, from `make_mesh` with `local`;
       None for all of a process's devices on the data axis.
     skip_dead_prefixes: whether prefixes that are wrong for certain are taken as
@@ -89,6 +91,7 @@ class CollectSettings:
   dtype: str | None = None
   param_dtype: str | None = None
   remat: str = "none"
+  kept: KeptTokens | None = None
   mesh: jax.sharding.Mesh | None = None
   skip_dead_prefixes: bool = True
   rows_per_call: int = 1024
@@ -129,6 +132,7 @@ class CollectSettings:
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       remat=self.remat,
+      kept=self.kept,
     )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Int, PyTree
 
 from pav_jax import files, models
 from pav_jax.files import describe
+from pav_jax.models.transformer_config import KeptTokens
 from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers import base as provers
@@ -77,6 +78,8 @@ class SearchSettings:
       `search.cached_beams.search`.
     dtype: of the policy's computation, such as "bfloat16"; None for that of its
       parameters. `load_verifier.dtype` is the verifier's.
+    kept: tokens that the policy may say, see `for_problem.used_tokens`; None
+      for all.
     seed: of samples and searches.
     beams_per_call: B · N of a search; bounds memory.
     rows_per_call: responses sampled at a time.
@@ -101,6 +104,7 @@ class SearchSettings:
   temperature: float = 1.0
   max_step_tokens: int | None = None
   dtype: str | None = None
+  kept: KeptTokens | None = None
   seed: int = 0
   beams_per_call: int = 1024
   rows_per_call: int = 4096
@@ -235,6 +239,7 @@ def _load(
     fingerprint=problem.fingerprint,
     layout=layout,
     dtype=settings.dtype,
+    kept=settings.kept,
   )
   params, temperature = model.params, settings.temperature
   policy = language_model(model.config, problem, temperature=temperature)

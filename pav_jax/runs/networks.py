@@ -10,6 +10,7 @@ from pav_jax import models
 from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
+from pav_jax.models.transformer_config import KeptTokens
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.training.state import sha256
 
@@ -64,6 +65,7 @@ def load(
   dtype: str | None = None,
   param_dtype: str | None = None,
   remat: str = "none",
+  kept: KeptTokens | None = None,
 ) -> Loaded:
   """Reads a checkpoint that shares the problem's tokenizer and delimiter.
 
@@ -75,6 +77,7 @@ def load(
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
     remat: what gradients compute again, see `TransformerConfig`.
+    kept: tokens that it may say, see `for_problem.used_tokens`; None for all.
 
   Raises:
     ValueError: if it is of another tokenizer or delimiter, or cannot be read.
@@ -86,6 +89,7 @@ def load(
     dtype=dtype,
     param_dtype=param_dtype,
     remat=remat,
+    kept=kept,
   )
   policy = make_policy(model.config, problem)
   if layout is not None:

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from pav_jax import models
 from pav_jax.files import describe
-from pav_jax.models import adapters, trimming
+from pav_jax.models import adapters
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import KeptTokens, Lora
 from pav_jax.policies.base import Policy
@@ -54,6 +54,7 @@ class PolicyCheckpoint:
     dtype: of computation; None for that of the parameters.
     param_dtype: of parameters; None for the checkpoint's.
     remat: what is computed again for gradients, see `TransformerConfig`.
+    attention: by which way, see `TransformerConfig`.
     lora: adapters that are trained in place of the policy; None to train all.
     kept: tokens that the policy may say, see `for_problem.used_tokens`; None
       for all.
@@ -64,6 +65,7 @@ class PolicyCheckpoint:
   dtype: str | None = None
   param_dtype: str | None = None
   remat: str = "none"
+  attention: str = "plain"
   lora: Lora | None = None
   kept: KeptTokens | None = None
 
@@ -88,10 +90,10 @@ class PolicyCheckpoint:
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       remat=self.remat,
+      attention=self.attention,
+      kept=self.kept,
     )
     config, params = loaded.config, loaded.params
-    if self.kept is not None:
-      config, params = trimming.trim(config, params, self.kept, layout=layout)
     if self.lora is not None:
       key = Stream.PARAMS.of(keys[0])
       config, params = adapters.add(

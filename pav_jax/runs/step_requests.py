@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,30 +12,53 @@ from pav_jax.checks import check_positive
 from pav_jax.provers.public.step_joining import Joined
 
 
+@runtime_checkable
+class Reader(Protocol):
+  """What reads traces and keeps them, see `provers.trace_reader.TraceReader`.
+
+  It is called from one thread at a time.
+
+  Attributes:
+    max_length: tokens of the longest sequence.
+    offset: of the token that is read, from the mark.
+  """
+
+  max_length: int
+  offset: int
+
+  def scores(
+    self,
+    source: Int[np.ndarray, "B"],
+    target: Int[np.ndarray, "B"],
+    tokens: Int[np.ndarray, "B T"],
+    start: Int[np.ndarray, "B"],
+    mark: Int[np.ndarray, "B H"],
+    *,
+    room: int,
+  ) -> Float[np.ndarray, "B H"]:
+    """Scores of steps in the new part of some traces, which are kept."""
+
+  def forget(self) -> None:
+    """Begins with no trace kept, as after an error."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Served:
   """A model that scores steps.
 
   Attributes:
     name: by which requests name it.
-    scores: `(tokens [B, T], mark [B, H]) -> [B, H]`, see `StepReader.scores`;
-      called from one thread at a time.
-    max_length: tokens of the longest sequence.
+    reader: of `Limits.kept_traces` traces.
     vocab_size: V.
     step_tokens: ids at which steps are scored where a request gives no marks.
-    least_mark: of the indices in `mark`.
     encode: a text's tokens; None without a tokenizer.
     join: a problem's and its steps' sequence; None without a tokenizer.
   """
 
   name: str
-  scores: Callable[
-    [Int[np.ndarray, "B T"], Int[np.ndarray, "B H"]], Float[np.ndarray, "B H"]
-  ]
-  max_length: int
+  reader: Reader
   vocab_size: int
   step_tokens: frozenset[int] = frozenset()
-  least_mark: int = 0
   encode: Callable[[str], list[int]] | None = None
   join: Callable[[str, Sequence[str]], Joined] | None = None
 
@@ -50,9 +73,11 @@ class Limits:
     max_waiting: sequences that wait to be read; more are told to come later.
     rows_per_call: sequences read at a time.
     max_kept: scores that are kept for later requests.
+    kept_traces: sequences that the model keeps, to read on in them.
 
   Raises:
-    ValueError: if a number is below 1.
+    ValueError: if a number is below 1, or fewer sequences are kept than read at
+      a time.
   """
 
   max_body: int = 2**20
@@ -60,9 +85,15 @@ class Limits:
   max_waiting: int = 1024
   rows_per_call: int = 32
   max_kept: int = 2**17
+  kept_traces: int = 32
 
   def __post_init__(self):
     check_positive(**dataclasses.asdict(self))
+    if self.kept_traces < self.rows_per_call:
+      raise ValueError(
+        f"kept_traces is {self.kept_traces}, expected at least "
+        f"{self.rows_per_call}, the rows_per_call"
+      )
 
 
 class RequestError(Exception):
@@ -149,10 +180,10 @@ def _sequence(
       value = served.encode(value)
     if not _is_ids(value):
       raise ValueError(f"{where} has no token ids, expected whole numbers")
-    if len(value) > served.max_length:
+    if len(value) > served.reader.max_length:
       raise ValueError(
         f"{where} has {len(value)} tokens, expected at most "
-        f"{served.max_length}, the model's longest sequence"
+        f"{served.reader.max_length}, the model's longest sequence"
       )
     if not 0 <= min(value) <= max(value) < served.vocab_size:
       raise ValueError(
@@ -161,7 +192,7 @@ def _sequence(
       )
     if marks is None:
       marks = [i for i, x in enumerate(value) if x in served.step_tokens]
-    least, length = served.least_mark, len(value)
+    least, length = -served.reader.offset, len(value)
     if not _is_ids(marks) or not all(least <= x < length for x in marks):
       raise ValueError(
         f"{where} is marked at {marks!r:.60}, expected one or more indices in "

@@ -10,8 +10,9 @@ tokens, as vLLM's pooling of steps does, or the indices in `mark`, a list for
 each sequence. The answer's `data[i].data` has `[1 − score, score]` of each.
 
 Requests that wait are read together, a sequence that begins another is read
-with that one, and scores are kept: of a trace that grows step by step a request
-reads one row, for its new step. The web framework is the extra `serve`.
+with that one. Scores are kept, and so is what the model has read of the last
+traces: of one that grows step by step a request reads the new step alone. The
+web framework is the extra `serve`.
 """
 
 import asyncio
@@ -25,10 +26,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from pav_jax import packages
 from pav_jax.provers.public.reencoding import room_for
+from pav_jax.runs.kept_traces import KeptTraces
 from pav_jax.runs.step_requests import (
   Limits,
   RequestError,
@@ -59,7 +61,8 @@ class Batcher:
     )
     self._stopping = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
-    self.rows_read = 0
+    self._traces = KeptTraces(limits.kept_traces)
+    self.tokens_read = 0
 
   async def score(
     self, tokens: Int[np.ndarray, "T"], marks: Sequence[int]
@@ -137,17 +140,12 @@ class Batcher:
       row_of[number] = row
       for mark in job.marks:
         rows[row][1].setdefault(mark, len(rows[row][1]))
-    height = room_for(len(rows), least=1)
-    width = room_for(max(len(tokens) for tokens, _ in rows))
-    width = min(width, self._served.max_length)
-    depth = room_for(max(len(marks) for _, marks in rows), least=4)
-    tokens = np.zeros((height, width), np.int32)
-    mark = np.full((height, depth), -1, np.int32)
-    for row, (of_row, marks) in enumerate(rows):
-      tokens[row, : len(of_row)] = of_row
-      mark[row, : len(marks)] = list(marks)
-    scores = np.asarray(self._served.scores(tokens, mark))
-    self.rows_read += len(rows)
+    try:
+      scores = self._read_rows([(x, list(marks)) for x, marks in rows])
+    except Exception:
+      self._traces.forget()
+      self._served.reader.forget()
+      raise
     return [
       [
         float(scores[row_of[number], rows[row_of[number]][1][mark]])
@@ -155,6 +153,36 @@ class Batcher:
       ]
       for number, job in enumerate(jobs)
     ]
+
+  def _read_rows(
+    self, rows: Sequence[tuple[Int[np.ndarray, "_"], list[int]]]
+  ) -> Float[np.ndarray, "B H"]:
+    """Scores at the marks of sequences, in arrays of one of a few shapes."""
+    reader = self._served.reader
+    places = self._traces.place(
+      [tokens for tokens, _ in rows],
+      [min(marks) + reader.offset for _, marks in rows],
+    )
+    longest = max(len(tokens) for tokens, _ in rows)
+    height = room_for(len(rows), least=1)
+    width = room_for(
+      max(len(x) - at.start for (x, _), at in zip(rows, places, strict=True))
+    )
+    depth = room_for(max(len(marks) for _, marks in rows), least=4)
+    tokens = np.zeros((height, width), np.int32)
+    mark = np.full((height, depth), -1, np.int32)
+    source, start = np.zeros((2, height), np.int32)
+    target = np.full(height, self._limits.kept_traces, np.int32)
+    for row, ((of_row, marks), place) in enumerate(
+      zip(rows, places, strict=True)
+    ):
+      new = of_row[place.start :]
+      source[row], target[row], start[row] = place
+      tokens[row, : len(new)] = new
+      mark[row, : len(marks)] = marks
+      self.tokens_read += len(new)
+    room = min(room_for(longest), reader.max_length)
+    return reader.scores(source, target, tokens, start, mark, room=room)
 
   def _keep(self, name: bytes, score: float) -> None:
     self._kept[name] = score
@@ -221,7 +249,7 @@ def application(served: Served, limits: Limits | None = None) -> Any:
   async def models(request):
     del request
     model = {"id": served.name, "object": "model", "owned_by": "pav_jax"}
-    model["max_model_len"] = served.max_length
+    model["max_model_len"] = served.reader.max_length
     return responses.JSONResponse({"object": "list", "data": [model]})
 
   return web.Starlette(

@@ -6,13 +6,16 @@ import functools
 import jax
 
 from pav_jax import models
-from pav_jax.models import adapters, growing, transformer, trimming
+from pav_jax.models import adapters, growing, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import Lora, TransformerConfig
 from pav_jax.policies.language_model import LanguageModel
 
 # Fields that say how to compute with a network, not which network it is.
-_FREE = ("dtype", "param_dtype", "remat", "max_length", "lora", "kept")
+_FREE = (
+  *("dtype", "param_dtype", "remat", "attention", "max_length"),
+  *("lora", "kept"),
+)
 
 
 def random_params(
@@ -53,6 +56,7 @@ class Pretrained:
       param_dtype=want.param_dtype,
       dtype=want.dtype,
       remat=want.remat,
+      kept=want.kept,
     )
     different = [
       f"{field.name} {getattr(model.config, field.name)} (policy: "
@@ -67,8 +71,6 @@ class Pretrained:
         f"{', '.join(different)}"
       )
     config, params = model.config, model.params
-    if want.kept is not None:
-      config, params = trimming.trim(config, params, want.kept, layout=layout)
     if want.lora is not None:
       _, params = adapters.add(config, params, want.lora, key, layout=layout)
     return params
@@ -85,6 +87,7 @@ class PretrainedBackbone:
     param_dtype: of parameters; None for that of the checkpoint.
     dtype: of computation; None for that of the parameters.
     remat: what gradients compute again, see `TransformerConfig`.
+    attention: by which way, see `TransformerConfig`.
     lora: adapters that are trained in place of the backbone; None to train all.
 
   Raises:
@@ -97,6 +100,7 @@ class PretrainedBackbone:
   param_dtype: str | None = None
   dtype: str | None = None
   remat: str = "none"
+  attention: str = "plain"
   lora: Lora | None = None
 
   def __post_init__(self):
@@ -128,6 +132,7 @@ class PretrainedBackbone:
       param_dtype=self.param_dtype,
       dtype=self.dtype,
       remat=self.remat,
+      attention=self.attention,
     )
     config, params = model.config, model.params
     if self.lora is not None:

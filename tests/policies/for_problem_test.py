@@ -114,3 +114,12 @@ def test_used_tokens_are_those_of_demonstrations_and_what_is_asked_for():
     assert set(tokens[:length].tolist()) <= set(kept.ids)
   vocabulary = problem.vocabulary
   assert {vocabulary.eos_id, vocabulary.pad_id, 11} <= set(kept.ids)
+
+
+def test_words_of_other_splits_questions_may_be_said_too():
+  problem = Chain(horizon=2)
+  few = used_tokens(problem, num_demonstrations=1)
+  more = used_tokens(problem, num_demonstrations=1, questions={"test": 50})
+  asked = problem.prompts(problem.problem_ids("test", 0, 50))
+  assert set(more.ids) == set(few.ids) | set(np.unique(asked).tolist())
+  assert len(more.ids) > len(few.ids)

@@ -17,6 +17,7 @@ from pav_jax.provers.public.reencoding import (
   PublicReader,
   room_for,
 )
+from pav_jax.provers.trace_reader import TraceReader
 from pav_jax.provers.verifier import Verifier
 
 
@@ -64,6 +65,18 @@ class StepReader(PublicReader):
       "head": {"kernel": kernel[:, 0], "bias": bias[0]},
     }
     return Verifier(params, VerifierConfig(self.config), self.layout)
+
+  def trace_reader(self, *, num_traces: int, max_length: int) -> TraceReader:
+    """Reads traces that grow, with the same scores, see `TraceReader`."""
+    return TraceReader(
+      VerifierConfig(self.config),
+      {"trunk": self.params["backbone"]},
+      self.params["head"],
+      functools.partial(_log_odds, softcap=self.softcap),
+      num_traces=num_traces,
+      max_length=max_length,
+      offset=self.offset,
+    )
 
   def scores(
     self,
