@@ -13,11 +13,13 @@ Each comes back with `start`, the value of the bare problem, and `values` and
 """
 
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pav_jax.cli.arguments import Parser, add_reading, reading, told
+from pav_jax.cli.gin_files import nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,13 +56,16 @@ def read_rows(file: str) -> list[dict[str, Any]]:
 
   Raises:
     ValueError: naming the line that is not as expected.
-    OSError: if it cannot be read.
+    OSError: if it is not there or cannot be read.
   """
   if file == "-":
     lines = sys.stdin.read().splitlines()
   else:
-    with open(file, encoding="utf-8") as opened:
-      lines = opened.read().split("\n")
+    path = pathlib.Path(file)
+    if not path.is_file():
+      beside = [x.name for x in path.parent.glob("*") if x.is_file()]
+      raise FileNotFoundError(f"no file {file}{nearest(path.name, beside)}")
+    lines = path.read_text(encoding="utf-8").split("\n")
   rows = []
   for number, line in enumerate(lines, 1):
     if not line.strip():

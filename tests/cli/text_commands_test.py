@@ -137,7 +137,8 @@ def test_bad_lines_are_named(tmp_path, capsys, line, message):
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1
   assert f"a.jsonl{':2' if line else ''} " in error
-  assert score_answers.main(["v", str(tmp_path / "absent")]) == 2
+  assert score_answers.main(["v", str(tmp_path / "b.jsonl")]) == 2
+  assert "b.jsonl; did you mean a.jsonl?" in capsys.readouterr().err
 
 
 def test_a_converted_model_is_the_same(tmp_path, capsys):
