@@ -51,6 +51,7 @@ MATH = ["mpmath"]
 HF = ["gguf", "jinja2>=3.1.6", "tokenizers"]
 GYM = ["reasoning-gym"]
 SERVE = ["starlette", "uvicorn"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 
 setup(
   name="pav_jax",
@@ -83,12 +84,13 @@ setup(
   extras_require={
     "bench": ["math-verify", "peft", "torch", "transformers"],
     "data": DATA,
+    "docs": DOCS,
     "gym": GYM,
     "hf": HF,
     "math": MATH,
     "serve": SERVE,
     "tpu": ["jax[tpu]"],
     "test": TEST,
-    "all": TEST + DATA + GYM + HF + MATH + SERVE,
+    "all": TEST + DATA + DOCS + GYM + HF + MATH + SERVE,
   },
 )

@@ -14,4 +14,11 @@ status=0
 "$python" -m ruff check . || status=1
 "$python" -m ruff format --check . || status=1
 "$python" -m pytest "$@" || status=$?
+# Links, and arguments that docstrings name. Not where a part of the tests is run.
+if [ $# = 0 ]; then
+  site=$(mktemp -d)
+  NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --quiet --strict \
+    --site-dir "$site" || status=1
+  rm -rf "$site"
+fi
 exit "$status"

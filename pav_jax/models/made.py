@@ -8,6 +8,7 @@ token that it sees is there: sampling a whole response costs one forward pass.
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -101,7 +102,12 @@ def apply(
   return Made(config).apply({"params": params}, tokens)
 
 
-def decode(config: MadeConfig, params: dict, next_token_fn, batch: int):
+def decode(
+  config: MadeConfig,
+  params: dict,
+  next_token_fn: Callable[[int, Float[Array, "B O"]], Int[Array, "B"]],
+  batch: int,
+) -> tuple[Int[Array, "B L"], Float[Array, "B L O"]]:
   """Runs the network position by position, each hidden unit computed once.
 
   Args:

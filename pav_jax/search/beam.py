@@ -273,6 +273,7 @@ def start(
   )
 
 
+@functools.partial(jax.jit, static_argnames=("num_beams", "num_candidates"))
 def candidate_keys(
   key: jax.Array,
   problem_id: Int[Array, "B"],
@@ -409,17 +410,15 @@ def _look_ahead(
   A trace that ends before has the value of its end. Also gives the records of
   these steps, in the shape of the candidates'.
   """
-  batch, num_beams, num = ended.shape
-  rows = jnp.broadcast_to(jnp.arange(num_beams * num), (batch, num_beams * num))
-  everybody = (beam.valid & ~beam.finished)[..., None] & jnp.ones_like(ended)
-  everybody = everybody.reshape(rows.shape)
-  finished = ended.reshape(rows.shape)
-  every = Chosen(rows // num, rows % num, everybody, ~everybody)
-  state = functions.keep(beam.state, candidates, every)
+  every, stay = _everybody(beam, ended)
+  state = _keep(functions.keep, beam.state, candidates, every)
+  finished = stay.stays
   records = []
   for ahead in range(settings.lookahead):
     ahead_key = jax.random.fold_in(jax.random.fold_in(key, _LOOKAHEAD), ahead)
-    keys = candidate_keys(ahead_key, problem_id, rows.shape[1], round_index, 1)
+    keys = candidate_keys(
+      ahead_key, problem_id, finished.shape[1], round_index, 1
+    )
     further, now = functions.sample_step(keys, state)
     records.append(
       jax.tree.map(
@@ -427,8 +426,28 @@ def _look_ahead(
         functions.record(further),
       )
     )
-    stay = Chosen(rows, jnp.zeros_like(rows), everybody, finished)
-    state = functions.keep(state, further, stay)
+    stay = stay._replace(stays=finished)
+    state = _keep(functions.keep, state, further, stay)
     finished |= now[..., 0]
   values = functions.value(state)
   return tuple(jnp.asarray(q).reshape(ended.shape) for q in values), records
+
+
+@jax.jit
+def _everybody(
+  beam: Beam, ended: Bool[Array, "B N C"]
+) -> tuple[Chosen, Chosen]:
+  """All candidates as survivors; then as beams that go on from themselves."""
+  batch, num_beams, num = ended.shape
+  rows = jnp.broadcast_to(jnp.arange(num_beams * num), (batch, num_beams * num))
+  valid = (beam.valid & ~beam.finished)[..., None] & jnp.ones_like(ended)
+  valid = valid.reshape(rows.shape)
+  every = Chosen(rows // num, rows % num, valid, ~valid)
+  alone = Chosen(rows, jnp.zeros_like(rows), valid, ended.reshape(rows.shape))
+  return every, alone
+
+
+@jax.jit
+def _keep(keep_fn: Keep, *survivors: PyTree) -> PyTree:
+  """`keep_fn` as one program, where rounds are a loop of Python's."""
+  return keep_fn(*survivors)

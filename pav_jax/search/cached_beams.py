@@ -270,23 +270,33 @@ def _evaluate(value_function, key, problem_id, state, num_beams=None):
     state: of beams or candidates, leaves [B, N, …].
     num_beams: the first ones that are evaluated; None for all.
   """
-  tokens, logp, prefix_len, cut = (
-    x[:, :num_beams]
-    for x in (state.tokens, state.logp, state.prefix_len, state.cut)
+  cut, rollout = _traces(
+    (state.cut, state.tokens, state.logp, state.prefix_len),
+    problem_id,
+    num_beams,
   )
+  return _unless_cut(cut, value_function(key, rollout))
+
+
+@functools.partial(jax.jit, static_argnames="num_beams")
+def _traces(fields, problem_id, num_beams):
+  """Which traces were cut off, and all of them as one rollout."""
+  cut, *fields = (x[:, :num_beams] for x in fields)
+  tokens, logp, prefix_len = (x.reshape(cut.size, -1) for x in fields)
   each = cut[0].size
-  rollout = Rollout(
-    tokens=tokens.reshape(cut.size, -1),
-    logp=logp.reshape(cut.size, -1),
-    prefix_len=prefix_len.reshape(cut.size, -1),
+  return cut, Rollout(
+    tokens=tokens,
+    logp=logp,
+    prefix_len=prefix_len,
     outcome=jnp.full(cut.size, jnp.nan),
     problem_id=jnp.repeat(problem_id, each),
     sample_id=jnp.tile(jnp.arange(each, dtype=jnp.int32), len(cut)),
   )
-  return tuple(
-    jnp.where(cut, 0.0, q[:, -1].reshape(cut.shape))
-    for q in value_function(key, rollout)
-  )
+
+
+@jax.jit
+def _unless_cut(cut, values):
+  return tuple(jnp.where(cut, 0.0, q[:, -1].reshape(cut.shape)) for q in values)
 
 
 def _record(candidates: stepping.Candidates) -> tuple[Array, Array]:
@@ -294,6 +304,7 @@ def _record(candidates: stepping.Candidates) -> tuple[Array, Array]:
   return jnp.where(count > 0, candidates.start, 0), count
 
 
+@jax.jit
 def _result(beam, records, problem_id) -> SearchResult:
   state = beam.state
   shape = beam.valid.shape

@@ -179,29 +179,6 @@ def test_writes_what_a_later_run_needs(finished):
   assert np.mean((prover.outcome(rollout) > 0.5) == rollout.outcome) > 0.9
 
 
-def test_a_killed_run_ends_with_the_same_bits(
-  finished, data, tmp_path, monkeypatch
-):
-  workdir, tested = finished
-  save, calls = Checkpoints.save, []
-
-  def killed(self, *args):
-    save(self, *args)
-    calls.append(args[0])
-    if len(calls) == 4:  # the best and the last one, twice: step 200
-      raise KeyboardInterrupt
-
-  monkeypatch.setattr(Checkpoints, "save", killed)
-  with pytest.raises(KeyboardInterrupt):
-    fit(tmp_path, data)
-  assert not (tmp_path / "verifier").exists()
-  monkeypatch.setattr(Checkpoints, "save", save)
-  assert fit(tmp_path, data) == tested
-  for name in ("model.safetensors", "verifier.safetensors"):
-    files = [path / "verifier" / name for path in (workdir, tmp_path)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
 def test_another_configuration_is_refused(finished, data):
   workdir, _ = finished
   with pytest.raises(ValueError, match="another configuration: aux_weight was"):
@@ -237,15 +214,16 @@ def test_problems_that_are_trained_on_are_not_held_out(tmp_path, data):
 
 
 # Six steps, validated three times.
-WIRING = {
+SHORT = {
   "schedule": value_fitting.VerifierSchedule(
     num_steps=6, learning_rate=5e-3, batch_size=8
   ),
-  "aux_weight": 0.0,
-  "exact": None,
+  "held_out_traces": 10_000,
   "chunk": 2,
   "validate_every": 2,
+  "checkpoint_every": 2,
 }
+WIRING = SHORT | {"aux_weight": 0.0, "exact": None}
 
 
 def halves():
@@ -254,30 +232,40 @@ def halves():
   return [set(part.problem_id.tolist()) for part in parts]
 
 
-def test_validation_chooses_and_calibrates_and_the_test_half_is_reported(
-  tmp_path, data, monkeypatch
-):
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory, data):
+  """Its workdir and report, and what was scored, fitted and located."""
+  workdir = tmp_path_factory.mktemp("short")
   reads, fitted, located = [], [], []
   score, fit_scaling = value_evaluation.score, calibration.fit
   locate = value_evaluation.locate_first_errors
-  monkeypatch.setattr(
-    value_evaluation,
-    "score",
-    lambda verifier, targets: (
-      reads.append(set(targets.problem_id.tolist())) or score(verifier, targets)
-    ),
-  )
-  monkeypatch.setattr(
-    calibration,
-    "fit",
-    lambda *args: fitted.append((args, len(reads))) or fit_scaling(*args),
-  )
-  monkeypatch.setattr(
-    value_evaluation,
-    "locate_first_errors",
-    lambda *parts: located.append(parts) or locate(*parts),
-  )
-  tested = fit(tmp_path, data, held_out_traces=10_000, **WIRING)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      value_evaluation,
+      "score",
+      lambda verifier, targets: (
+        reads.append(set(targets.problem_id.tolist()))
+        or score(verifier, targets)
+      ),
+    )
+    patch.setattr(
+      calibration,
+      "fit",
+      lambda *args: fitted.append((args, len(reads))) or fit_scaling(*args),
+    )
+    patch.setattr(
+      value_evaluation,
+      "locate_first_errors",
+      lambda *parts: located.append(parts) or locate(*parts),
+    )
+    tested = fit(workdir, data, **SHORT)
+  return workdir, tested, reads, fitted, located
+
+
+def test_validation_chooses_and_calibrates_and_the_test_half_is_reported(
+  short_run,
+):
+  _, tested, reads, fitted, located = short_run
   validation, test = halves()
   assert not validation & test
   # Three validations and the calibration; then the test half, the threshold of
@@ -295,6 +283,28 @@ def test_validation_chooses_and_calibrates_and_the_test_half_is_reported(
   assert set(chosen_on[1].targets.problem_id.tolist()) == validation
   assert set(reported_on[1].targets.problem_id.tolist()) == test
   assert tested["problems"] == len(test)
+
+
+def test_a_killed_run_ends_with_the_same_bits(
+  short_run, data, tmp_path, monkeypatch
+):
+  workdir, tested, *_ = short_run
+  save = Checkpoints.save
+
+  def killed(self, step, state, seconds):
+    save(self, step, state, seconds)
+    if step == 4 and state.optimizer:  # not the best one's
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(Checkpoints, "save", killed)
+  with pytest.raises(KeyboardInterrupt):
+    fit(tmp_path, data, **SHORT)
+  assert not (tmp_path / "verifier").exists()
+  monkeypatch.setattr(Checkpoints, "save", save)
+  assert fit(tmp_path, data, **SHORT) == tested
+  for name in ("model.safetensors", "verifier.safetensors"):
+    files = [path / "verifier" / name for path in (workdir, tmp_path)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize("best", [2, 4, 6])

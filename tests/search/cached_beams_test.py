@@ -237,11 +237,11 @@ def test_counts_every_token_that_was_sampled(found):
       assert ((sampled | joined) & (found.start[b, h, 0] == start)).any()
 
 
-def test_alpha_0_does_not_look_at_the_prover(params):
+def test_alpha_0_does_not_look_at_the_prover(params, values):
   # K is traced: another prover is the same program.
-  policy = verifier(1, 2)
+  policy, other = values.readers
   found = [
-    find(params, value_function(policy, BestOfK(policy, k)), alpha=0.0)
+    find(params, value_function(policy, BestOfK(other, k)), alpha=0.0)
     for k in (1.0, 9.0)
   ]
   np.testing.assert_array_equal(*(x.rollout.tokens for x in found))
