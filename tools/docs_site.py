@@ -27,6 +27,7 @@ ROOMS = (
   "policies",
   "provers",
   "search",
+  "api",
   "training",
   "runs",
 )
