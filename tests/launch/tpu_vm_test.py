@@ -352,6 +352,8 @@ def test_after_an_interrupt_the_advised_command_deletes_everything(cloud, more):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
+    # A suite that runs in the background ignores it, and so would a child.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   cloud.wait_until(lambda: len(cloud.attempts()) == 2)
   os.killpg(process.pid, signal.SIGINT)
