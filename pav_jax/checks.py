@@ -1,5 +1,6 @@
 """Checks of arguments, and casts, that pure functions share."""
 
+import numbers
 import typing
 from collections.abc import Callable
 
@@ -146,14 +147,27 @@ def _all_finite(x: Array) -> Array:
   return jnp.isfinite(x).all()
 
 
-def check_positive(**numbers: typing.Any) -> None:
+def check_positive(**values: typing.Any) -> None:
   """Raises ValueError for a number that is not positive and finite.
 
   What is no Python number, as leaves of a pytree may be, is passed over.
   """
-  for name, number in numbers.items():
+  for name, number in values.items():
     if isinstance(number, int | float) and not 0 < number < float("inf"):
       raise ValueError(f"{name} is {number}, expected a positive number")
+
+
+def check_least(least: int, **values: typing.Any) -> None:
+  """Raises ValueError for a number below `least`, and for what is no number.
+
+  Args:
+    least: that is accepted.
+    **values: by the names that the message has.
+  """
+  for name, value in values.items():
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or value < least:
+      raise ValueError(f"{name} is {value!r}, expected at least {least}")
 
 
 # Steps as models write them, and what tokenizers have been seen to change.

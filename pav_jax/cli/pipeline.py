@@ -94,6 +94,8 @@ def pipeline(
     for part in parts
   ]
   names = [part.name for part in parts]
+  if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+    raise ValueError(f"seeds are {seeds!r}, expected some, such as (0, 1)")
   for what, found in (("parts", names), ("seeds", list(seeds))):
     if not found or len(set(found)) < len(found):
       raise ValueError(f"{what} are {found}, expected one or more, all unlike")

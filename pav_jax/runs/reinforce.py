@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pav_jax.checks import check_least
 from pav_jax.files import describe
 from pav_jax.models import partitioning
 from pav_jax.models.partitioning import Layout
@@ -93,21 +94,17 @@ class RlSettings:
   mesh: jax.sharding.Mesh | None = None
 
   def __post_init__(self):
-    for name in (
-      "num_iterations",
-      "num_problems",
-      "num_samples",
-      "num_seeds",
-      "tuning_iterations",
-      "checkpoint_every",
-      "stride",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} is {getattr(self, name)}, expected at least 1"
-        )
-    if self.seed < 0:
-      raise ValueError(f"seed is {self.seed}, expected at least 0")
+    check_least(
+      1,
+      num_iterations=self.num_iterations,
+      num_problems=self.num_problems,
+      num_samples=self.num_samples,
+      num_seeds=self.num_seeds,
+      tuning_iterations=self.tuning_iterations,
+      checkpoint_every=self.checkpoint_every,
+      stride=self.stride,
+    )
+    check_least(0, seed=self.seed)
     names = [arm.name for arm in self.arms]
     if not names or len(set(names)) < len(names):
       raise ValueError(

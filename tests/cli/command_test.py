@@ -200,6 +200,11 @@ def test_bad_values_get_one_line(capsys, tmp_path, binding, message):
   assert not list((tmp_path / "w").glob("checkpoints/*/*"))
 
 
+def test_a_text_for_a_number_is_named(capsys, tmp_path, no_shape_checks):
+  error = fails(capsys, tmp_path / "w", "--gin.NUM_ITERATIONS='ten'")
+  assert "num_iterations is 'ten', expected at least 1" in error
+
+
 @pytest.mark.usefixtures("clean_gin")
 def test_override_that_an_experiment_does_not_use_is_refused(tmp_path):
   # Each of its arms has an update of its own.

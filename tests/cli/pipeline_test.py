@@ -149,6 +149,11 @@ def test_bad_lists_are_refused(tmp_path, names, seeds, message):
     pipeline(tmp_path, "x", parts=parts, seeds=seeds)
 
 
+def test_one_seed_is_no_list_of_them(tmp_path, no_shape_checks):
+  with pytest.raises(ValueError, match=r"seeds are 3, expected some"):
+    pipeline(tmp_path, "x", parts=[Part("a", "x.gin")], seeds=3)
+
+
 def test_missing_gin_file_is_named_first(tmp_path, parts):
   absent = Part("third", "no.gin")
   with pytest.raises(FileNotFoundError, match=r"no gin file no\.gin"):
