@@ -344,6 +344,8 @@ def test_after_an_interrupt_the_advised_command_deletes_everything(cloud, more):
   cloud.experiment("exec sleep 100")
   (cloud.fake / "calls").write_text("")
   script = cloud.root / "launch" / "tpu_vm.sh"
+  # A suite that runs in the background ignores it, and so would its children.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   process = subprocess.Popen(
     [script, "launch", GIN_FILE, *more, "--name=mine", "--poll_seconds=0"],
     env=cloud.environment | {"PAV_ZONE": "z-1"},
@@ -352,9 +354,8 @@ def test_after_an_interrupt_the_advised_command_deletes_everything(cloud, more):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    # A suite that runs in the background ignores it, and so would a child.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
+  signal.signal(signal.SIGINT, before)
   cloud.wait_until(lambda: len(cloud.attempts()) == 2)
   os.killpg(process.pid, signal.SIGINT)
   _, said = process.communicate(timeout=120)
