@@ -157,7 +157,7 @@ def check_positive(**values: typing.Any) -> None:
       raise ValueError(f"{name} is {number}, expected a positive number")
 
 
-def check_least(least: int, **values: typing.Any) -> None:
+def check_least(least: int, /, **values: typing.Any) -> None:
   """Raises ValueError for a number below `least`, and for what is no number.
 
   Args:
@@ -167,7 +167,7 @@ def check_least(least: int, **values: typing.Any) -> None:
   for name, value in values.items():
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or value < least:
-      raise ValueError(f"{name} is {value!r}, expected at least {least}")
+      raise ValueError(f"{name} is {value!r}, expected >= {least}")
 
 
 # Steps as models write them, and what tokenizers have been seen to change.

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from pav_jax.checks import check_least
 from pav_jax.rollout import PackedTokens, Rollout
 
 
@@ -101,9 +102,7 @@ class Demonstrations:
     if self.num_problems is None:
       size = min(2**24, self.problem.split_size(self.split))
       object.__setattr__(self, "num_problems", size)
-    for name in ("num_rows", "num_problems"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_least(1, num_rows=self.num_rows, num_problems=self.num_problems)
     longest = self.problem.max_demonstration_len
     if self.row_length < longest:
       raise ValueError(

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pav_jax.checks import check_least
+
 
 @dataclasses.dataclass(frozen=True)
 class MadeConfig:
@@ -35,9 +37,12 @@ class MadeConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "hidden", tuple(self.hidden))
-    for name in ("length", "vocab_size", "num_outputs"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_least(
+      1,
+      length=self.length,
+      vocab_size=self.vocab_size,
+      num_outputs=self.num_outputs,
+    )
     if not self.hidden or min(self.hidden) < self.length - 1:
       raise ValueError(
         f"hidden is {self.hidden}, expected layers of at least "

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pav_jax import steps
-from pav_jax.checks import concrete_value
+from pav_jax.checks import check_least, concrete_value
 from pav_jax.models import transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.models.transformer_config import TransformerConfig
@@ -88,9 +88,12 @@ class LanguageModel:
         f"end_token is {self.end_token}, expected one of the {kept} that the "
         "network may say"
       )
-    for name in ("max_new_tokens", "max_steps", "num_slots"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_least(
+      1,
+      max_new_tokens=self.max_new_tokens,
+      max_steps=self.max_steps,
+      num_slots=self.num_slots,
+    )
     if not 0 <= self.temperature < float("inf"):
       raise ValueError(
         f"temperature is {self.temperature}, expected > 0, or 0 for greedy"

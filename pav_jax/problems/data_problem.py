@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+from pav_jax.checks import check_least
 from pav_jax.problems import vocabulary as vocabularies
 from pav_jax.problems.answer_groups import group
 from pav_jax.problems.base import SPLITS, Example, PromptFrame, Tokens
@@ -61,14 +62,13 @@ class DataProblem(abc.ABC):
   max_steps: int = 48
 
   def __post_init__(self):
-    for name in (
-      "max_prompt_len",
-      "max_response_len",
-      "max_demonstration_len",
-      "max_steps",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_least(
+      1,
+      max_prompt_len=self.max_prompt_len,
+      max_response_len=self.max_response_len,
+      max_demonstration_len=self.max_demonstration_len,
+      max_steps=self.max_steps,
+    )
 
   @abc.abstractmethod
   def records(self) -> Mapping[str, Sequence[Record]]:

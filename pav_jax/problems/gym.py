@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from pav_jax import packages
+from pav_jax.checks import check_least
 from pav_jax.problems import gym_grading
 from pav_jax.problems.base import SPLITS, Tokens
 from pav_jax.problems.data_problem import DataProblem
@@ -93,9 +94,7 @@ class ReasoningGym(DataProblem):
 
   def __post_init__(self):
     super().__post_init__()
-    for field in ("train_size", "held_out_size"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"{field} is {getattr(self, field)}, expected >= 1")
+    check_least(1, train_size=self.train_size, held_out_size=self.held_out_size)
     packages.require_installed(
       "reasoning_gym", package="reasoning-gym", purpose=type(self).__name__
     )

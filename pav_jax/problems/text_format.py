@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from pav_jax.checks import check_least
 from pav_jax.problems import base
 from pav_jax.problems import vocabulary as vocabularies
 from pav_jax.problems.base import PromptFrame, Tokens
@@ -46,9 +47,9 @@ class TextFormat:
   prompt_len: int = 1
 
   def __post_init__(self):
-    for name in ("max_response_len", "max_steps"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_least(
+      1, max_response_len=self.max_response_len, max_steps=self.max_steps
+    )
 
   @functools.cached_property
   def ends_step(self) -> Bool[np.ndarray, "V"]:

@@ -8,6 +8,8 @@ import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, Real
 
+from pav_jax.checks import check_least
+
 
 def is_decided(
   num_correct: Real[ArrayLike, "*B"],
@@ -70,9 +72,7 @@ class EarlyStopping:
   confidence: float = 0.95
 
   def __post_init__(self):
-    for name in ("pilot", "least"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, expected >= 1")
+    check_least(1, pilot=self.pilot, least=self.least)
     if not self.stops(np.array([0, self.pilot])).any():
       raise ValueError(
         f"a pilot of {self.pilot} completions that are all alike leaves doubt "

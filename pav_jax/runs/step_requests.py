@@ -3,43 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from pav_jax.checks import check_positive
 from pav_jax.provers.public.step_joining import Joined
-
-
-@runtime_checkable
-class Reader(Protocol):
-  """What reads traces and keeps them, see `provers.trace_reader.TraceReader`.
-
-  It is called from one thread at a time.
-
-  Attributes:
-    max_length: tokens of the longest sequence.
-    offset: of the token that is read, from the mark.
-  """
-
-  max_length: int
-  offset: int
-
-  def scores(
-    self,
-    source: Int[np.ndarray, "B"],
-    target: Int[np.ndarray, "B"],
-    tokens: Int[np.ndarray, "B T"],
-    start: Int[np.ndarray, "B"],
-    mark: Int[np.ndarray, "B H"],
-    *,
-    room: int,
-  ) -> Float[np.ndarray, "B H"]:
-    """Scores of steps in the new part of some traces, which are kept."""
-
-  def forget(self) -> None:
-    """Begins with no trace kept, as after an error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +18,9 @@ class Served:
 
   Attributes:
     name: by which requests name it.
-    reader: of `Limits.kept_traces` traces.
+    reader: of `Limits.kept_traces` traces, a `provers.trace_reader.TraceReader`
+      or what has its `max_length`, `offset`, `scores` and `forget`; called from
+      one thread at a time.
     vocab_size: V.
     step_tokens: ids at which steps are scored where a request gives no marks.
     encode: a text's tokens; None without a tokenizer.
@@ -56,7 +28,7 @@ class Served:
   """
 
   name: str
-  reader: Reader
+  reader: Any
   vocab_size: int
   step_tokens: frozenset[int] = frozenset()
   encode: Callable[[str], list[int]] | None = None

@@ -185,8 +185,8 @@ def fails(capsys, workdir, *arguments, gin_file=TINY):
     ("STRENGTH=-2", "prover strength γ is -2, expected a positive number"),
     ("ALPHA=float('nan')", """cannot parse "ALPHA=float('nan')"; expected"""),
     ("ALPHA=1e999", "alpha is inf, expected a finite number"),
-    ("NUM_ITERATIONS=0", "num_iterations is 0, expected at least 1"),
-    ("BATCH_SIZE=0", "num_samples is 0, expected at least 1"),
+    ("NUM_ITERATIONS=0", "num_iterations is 0, expected >= 1"),
+    ("BATCH_SIZE=0", "num_samples is 0, expected >= 1"),
     ("NUM_ITERATION=5", "NUM_ITERATION; did you mean NUM_ITERATIONS?"),
     ("RlSettings.num_seed=5", "did you mean num_seeds?"),
     ("RlSetting.num_seeds=5", "'RlSetting'; did you mean RlSettings?\n"),
@@ -202,7 +202,7 @@ def test_bad_values_get_one_line(capsys, tmp_path, binding, message):
 
 def test_a_text_for_a_number_is_named(capsys, tmp_path, no_shape_checks):
   error = fails(capsys, tmp_path / "w", "--gin.NUM_ITERATIONS='ten'")
-  assert "num_iterations is 'ten', expected at least 1" in error
+  assert "num_iterations is 'ten', expected >= 1" in error
 
 
 @pytest.mark.usefixtures("clean_gin")

@@ -13,7 +13,7 @@ import pytest
 from pav_jax.data import step_targets
 from pav_jax.data.step_targets_writer import Writer
 from pav_jax.models import hf, partitioning
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
@@ -299,3 +299,15 @@ def test_loads_in_the_precision_of_the_settings(policy):
     for name, value in precision.items():
       assert getattr(loaded.policy.config, name) == value
     assert loaded.params["embedding"].dtype == precision["param_dtype"]
+
+
+def test_a_policy_may_say_the_tokens_of_the_settings(policy):
+  kept = KeptTokens((0, 1, 2, 3, PROBLEM.vocabulary.eos_id))
+  settings = collect_run.CollectSettings(
+    problem=PROBLEM,
+    policy=policy,
+    strategy=STRATEGY,
+    num_problems=1,
+    kept=kept,
+  )
+  assert settings.load(policy).policy.config.kept == kept

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from pav_jax import models
 from pav_jax.models import hf, partitioning, transformer
 from pav_jax.models import value_network as verifier_network
-from pav_jax.models.transformer_config import TransformerConfig
+from pav_jax.models.transformer_config import KeptTokens, TransformerConfig
 from pav_jax.models.value_network import VerifierConfig
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
@@ -101,6 +102,21 @@ def run(workdir, policy, **changes):
   }
   settings = SearchSettings(policy=policy, **(settings | changes))
   return compare_searches(workdir, "test", settings)
+
+
+def test_a_policy_may_say_the_tokens_of_the_settings(
+  policy, tmp_path, monkeypatch
+):
+  kept, asked = KeptTokens((1, 2)), []
+
+  def stop(path, **settings):
+    asked.append((path, settings["kept"]))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(models, "load", stop)
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, policy, kept=kept)
+  assert asked == [(policy, kept)]
 
 
 @pytest.fixture(scope="module")

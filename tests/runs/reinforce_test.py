@@ -7,7 +7,11 @@ import pytest
 
 from pav_jax.credit import EffectiveReward
 from pav_jax.models import hf, partitioning, transformer
-from pav_jax.models.transformer_config import Lora, TransformerConfig
+from pav_jax.models.transformer_config import (
+  KeptTokens,
+  Lora,
+  TransformerConfig,
+)
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.vocabulary import identity
 from pav_jax.provers.adaptive import AdaptiveK
@@ -95,6 +99,13 @@ def start(tmp_path_factory):
     identity=identity(PROBLEM.vocabulary, PROBLEM.delimiter),
   )
   return path
+
+
+def test_a_policy_may_say_the_tokens_of_the_start(start):
+  kept = KeptTokens((0, 1, 2, 3, PROBLEM.vocabulary.eos_id))
+  keys = jax.random.split(jax.random.key(0), 1)
+  loaded = PolicyCheckpoint(str(start), kept=kept).load(PROBLEM, keys, None)
+  assert loaded.policy.model.config.kept == kept
 
 
 def reinforce(workdir, start, *, lora=None, **changes):

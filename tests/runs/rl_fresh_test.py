@@ -213,7 +213,7 @@ def test_analyses_see_what_was_trained(finished):
   ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, setting):
-  with pytest.raises(ValueError, match=f"{setting} is 0, expected at least 1"):
+  with pytest.raises(ValueError, match=f"{setting} is 0, expected >= 1"):
     run(tmp_path, **{setting: 0})
 
 
