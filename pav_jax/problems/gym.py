@@ -242,6 +242,7 @@ class TemplateGym(ReasoningGym):
     tested: "seen" if the test split has new problems of the templates that
       train has, "unseen" if it has problems of those that are held out.
     held_out_every: one template in so many is held out.
+    templates: numbers of the templates that problems are made of; None for all.
 
   Raises:
     ValueError: if `tested` or `held_out_every` is another; when problems are
@@ -251,6 +252,7 @@ class TemplateGym(ReasoningGym):
   name: str = "gsm_symbolic"
   tested: str = "seen"
   held_out_every: int = 5
+  templates: Sequence[int] | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -262,6 +264,8 @@ class TemplateGym(ReasoningGym):
       raise ValueError(
         f"held_out_every is {self.held_out_every}, expected at least 2"
       )
+    if self.templates is not None:  # a tuple, so that it has a hash
+      object.__setattr__(self, "templates", tuple(self.templates))
 
   def split_of(self, entry: Entry) -> str | None:
     """The split of an entry by its question, if its template is in it."""
@@ -270,6 +274,8 @@ class TemplateGym(ReasoningGym):
         f"data set {self.name} has no templates, expected one that does, such "
         "as 'gsm_symbolic'"
       )
+    if self.templates is not None and entry["template"] not in self.templates:
+      return None
     split = super().split_of(entry)
     held_out = entry["template"] % self.held_out_every == (
       self.held_out_every - 1

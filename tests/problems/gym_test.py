@@ -183,6 +183,13 @@ def test_templates_are_held_out(seen):
     dataclasses.replace(seen, held_out_every=1)
 
 
+def test_problems_are_of_the_chosen_templates(seen):
+  chosen = dataclasses.replace(seen, templates=[10, 43, 44])
+  seeds = chosen.problem_ids("train", 0, 8)
+  assert {template_of(int(i)) for i in seeds} == {10, 43}  # 44 is held out
+  assert hash(chosen) == hash(dataclasses.replace(seen, templates=(10, 43, 44)))
+
+
 def template_of(seed):
   """By the package alone: blocks of 8 seeds, as `gym_entries` draws them."""
   from reasoning_gym.factory import create_dataset
