@@ -107,6 +107,8 @@ class Watch:
 
   def _note(self, *_) -> None:
     self._told = True
+    # Not by print: the signal may arrive within one.
+    os.write(2, b"\nstopping after what was begun\n")
 
   def _interrupt(self, *_) -> None:
     self._interrupts += 1
@@ -116,7 +118,6 @@ class Watch:
       os.kill(os.getpid(), signal.SIGTERM)  # whose notice reaches all
     else:
       self._told = True
-    # Not by print: the signal may arrive within one.
     os.write(2, b"\nstopping after what was begun; Ctrl-C again ends at once\n")
 
 
