@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 
 # A scalar in a pytree that users build: a float or float32[] there, and
 # whatever leaf a transformation stores in its place.
-Leaf = typing.Any
+Leaf = typing.Annotated[typing.Any, float]
 
 
 def concrete_value(x: ArrayLike) -> np.ndarray | None:

@@ -2,7 +2,9 @@
 
 import sys
 
-from pav_jax.cli.command import main
+from pav_jax.cli.quick import quick_imports
 
 if __name__ == "__main__":
+  with quick_imports():
+    from pav_jax.cli.command import main
   sys.exit(main())

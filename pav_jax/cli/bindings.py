@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 
@@ -58,26 +58,65 @@ def resolve(value: Any, stand_ins: Mapping[str, Callable[..., Any]]) -> Any:
     return value.configurable.wrapped(**arguments)
 
 
-def missing(selector: str, supplied: Container[str] = ()) -> Iterator[str]:
-  """Names that have to be bound before a configurable can be called.
+class Argument(NamedTuple):
+  """What a configurable gets for one of its parameters.
+
+  Attributes:
+    name: that is bound to change it: of a macro, or `configurable.parameter`.
+    value: as gin has it, past macros; `gin.REQUIRED` if it has to be bound.
+  """
+
+  name: str
+  value: Any
+
+
+class Call(NamedTuple):
+  """A configurable that the experiment calls.
+
+  Attributes:
+    target: the function or class, without what gin has put around it.
+    arguments: by parameter, those that are bound or have to be.
+  """
+
+  target: Callable[..., Any]
+  arguments: dict[str, Argument]
+
+
+def calls(
+  reference: Reference, supplied: Container[str] = ()
+) -> Iterator[Call]:
+  """What a reference calls, and all that gin calls to make its arguments.
 
   What is handed on without being called, `@name` without `()`, gets further
   arguments from whoever calls it, and is not looked into.
 
   Args:
-    selector: of the configurable.
-    supplied: its parameters that the caller gives.
+    reference: to a configurable; its scopes count.
+    supplied: parameters that the caller gives.
 
   Yields:
-    Macros that are not bound or are `%gin.REQUIRED`, as `NAME`, and parameters
-    without value, as `name.parameter`; each perhaps more than once.
+    Each as often as it is called.
   """
+  scopes = list(reference.scopes)  # a list replaces the present scope
+  with gin.config_scope(scopes) if scopes else contextlib.nullcontext():
+    yield from _calls(reference.configurable, supplied)
+
+
+def _calls(configurable: Any, supplied: Container[str]) -> Iterator[Call]:
+  selector = configurable.selector
   bindings = gin.get_bindings(selector, resolve_references=False)
+  own = f"{configurable.name}."
+  found = {
+    name: Argument(f"{own}{name}", gin.REQUIRED)
+    for name, is_required in parameters(selector).items()
+    if is_required and name not in bindings and name not in supplied
+  }
+  for parameter, value in bindings.items():
+    macro, inside = _past_macros(value)
+    found[parameter] = Argument(macro or f"{own}{parameter}", inside)
+  yield Call(configurable.wrapped, found)
   for value in bindings.values():
-    yield from _missing_in(value)
-  for name, is_required in parameters(selector).items():
-    if is_required and name not in bindings and name not in supplied:
-      yield f"{selector.rsplit('.', 1)[-1]}.{name}"
+    yield from _calls_in(value)
 
 
 def parameters(selector: str) -> dict[str, bool]:
@@ -101,27 +140,37 @@ def parameters(selector: str) -> dict[str, bool]:
   }
 
 
-def _missing_in(value: Any) -> Iterator[str]:
+def _calls_in(value: Any) -> Iterator[Call]:
   if isinstance(value, list | tuple):
     for x in value:
-      yield from _missing_in(x)
+      yield from _calls_in(x)
   elif isinstance(value, dict):
     for x in value.values():
-      yield from _missing_in(x)
+      yield from _calls_in(x)
   elif isinstance(value, Reference) and value.evaluate:
-    selector, scopes = value.configurable.selector, list(value.scopes)
-    if selector == "gin.constant":
-      return
-    with gin.config_scope(scopes) if scopes else contextlib.nullcontext():
-      if selector != "gin.macro":
-        yield from missing(selector)
-        return
+    macro, inside = _past_macros(value)
+    if inside is gin.REQUIRED:
+      yield Call(_past_macros, {"value": Argument(macro, inside)})
+    elif macro is not None:
+      with gin.config_scope(macro.split("/")):  # which gin calls it in
+        yield from _calls_in(inside)
+    elif value.configurable.selector != "gin.constant":
+      yield from calls(value)
+
+
+def _past_macros(value: Any) -> tuple[str | None, Any]:
+  """The last macro that a value goes through, and what that stands for."""
+  name = None
+  while isinstance(value, Reference) and (
+    value.evaluate and value.configurable.selector == "gin.macro"
+  ):
+    name = "/".join(value.scopes)
+    with gin.config_scope(list(value.scopes)):
       bound_to = gin.get_bindings("gin.macro", resolve_references=False)
-      inside = bound_to.get("value", gin.REQUIRED)
-      if inside is gin.REQUIRED or str(inside) == "%gin.REQUIRED":
-        yield "/".join(scopes)
-      else:
-        yield from _missing_in(inside)
+    value = bound_to.get("value", gin.REQUIRED)
+    if str(value) == "%gin.REQUIRED":
+      value = gin.REQUIRED
+  return name, value
 
 
 def _macro(value: Reference, stand_ins: Mapping[str, Any]) -> Any:

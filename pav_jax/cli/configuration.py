@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import gin
 
-from pav_jax.cli import registry
-from pav_jax.cli.bindings import Reference, missing, parameters, resolve
+from pav_jax.cli import kinds, registry
+from pav_jax.cli.bindings import Reference, calls, parameters, resolve
 from pav_jax.cli.gin_files import (
   ROOT,
   check_used,
@@ -48,13 +48,13 @@ def run_files(
     name: of the experiment.
 
   Raises:
-    ValueError, FileNotFoundError: as of `parse_gin` and `check_complete`; or if
+    ValueError, FileNotFoundError: as of `parse_gin` and `check_bound`; or if
       the processes of the run have other settings or work directories.
     Occupied: if another run is at work in the directory.
     OSError: if the work directory cannot be written.
   """
   parse_gin(files, bindings)
-  check_complete()
+  check_bound()
   # Only now, for importing takes seconds and mistakes are told before.
   import jax
 
@@ -121,8 +121,13 @@ def _parse(text: str, source: str) -> None:
     raise ValueError(f"{where}: {explain(message)}") from error
 
 
-def check_complete() -> None:
-  """Raises ValueError if the experiment needs a value that nothing binds."""
+def check_bound() -> None:
+  """Checks all that the experiment will be called with.
+
+  Raises:
+    ValueError: if it needs a value that nothing binds, or a value is not what
+      its parameter takes.
+  """
   experiment = gin.get_bindings("run", resolve_references=False).get(
     "experiment"
   )
@@ -130,7 +135,15 @@ def check_complete() -> None:
     return
   selector = experiment.configurable.selector
   supplied = list(parameters(selector))[:2]  # work directory and name
-  required = list(dict.fromkeys(missing(selector, supplied)))
+  found = list(calls(experiment, supplied))
+  required = list(
+    dict.fromkeys(
+      argument.name
+      for call in found
+      for argument in call.arguments.values()
+      if argument.value is gin.REQUIRED
+    )
+  )
   names = [name for name in required if "." not in name]
   if names:
     settings = " ".join(f"--gin.{name}=VALUE" for name in names)
@@ -142,6 +155,7 @@ def check_complete() -> None:
     raise ValueError(
       f"nothing binds {', '.join(required)}, expected a gin file that does"
     )
+  kinds.check(found)
 
 
 def parse_flags(

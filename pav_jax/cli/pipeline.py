@@ -84,9 +84,9 @@ def pipeline(
       lists of them.
 
   Raises:
-    ValueError: if parts or seeds are missing or not unlike, or a part that is
-      finished was made with other settings, or its results were lost or
-      changed.
+    ValueError: if parts or seeds are missing or not unlike, a setting of a part
+      is one that it does not take, a part that is finished was made with other
+      settings, or its results were lost or changed.
   """
   first = [f"{name}={value!r}" for name, value in (common or {}).items()]
   parts = [
@@ -109,7 +109,8 @@ def pipeline(
   # Bad settings are found before hours of work.
   for seed, home in homes.items():
     for part in parts:
-      _is_finished(part, home, seed)
+      if not _is_finished(part, home, seed):
+        _check(part, home, seed)
   for seed, home in homes.items():
     for number, part in enumerate(parts, 1):
       of_seed = f", seed {seed}" if len(seeds) > 1 else ""
@@ -120,7 +121,7 @@ def pipeline(
       progress.say(label)
       gin.clear_config()
       configuration.run_files(
-        [str(gin_files.find(name)) for name in part.gin_files],
+        part.gin_files,
         part.settings(home, seed),
         str(home / part.name),
         part.name,
@@ -241,6 +242,16 @@ def _is_finished(part: Part, home: pathlib.Path, seed: int) -> bool:
     "Choose another workdir, or move this directory and those of the parts "
     "after it away"
   )
+
+
+def _check(part: Part, home: pathlib.Path, seed: int) -> None:
+  """Raises ValueError, naming the part, if it cannot run with its settings."""
+  gin.clear_config()
+  try:
+    configuration.parse_gin(part.gin_files, part.settings(home, seed))
+    configuration.check_bound()
+  except ValueError as error:
+    raise ValueError(f"{part.name}: {error}") from error
 
 
 def _mark_finished(part: Part, home: pathlib.Path, seed: int) -> None:

@@ -14,6 +14,7 @@ import re
 import gin
 
 from pav_jax import problems
+from pav_jax.cli.quick import quick_imports
 
 # module -> name in gin files -> attribute of the module
 CONFIGURABLES = {
@@ -316,8 +317,9 @@ def names() -> list[str]:
 def register(*texts: str) -> None:
   """Registers with gin whatever of the table is named in texts of gin files."""
   words = set(re.findall(r"[A-Za-z_]\w*", "\n".join(texts)))
-  for name in sorted(words & _PLACES.keys() - _registered):
-    _register(name)
+  with quick_imports():
+    for name in sorted(words & _PLACES.keys() - _registered):
+      _register(name)
 
 
 def _register(name: str) -> None:

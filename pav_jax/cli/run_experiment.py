@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from pav_jax.cli.arguments import Parser, told
 from pav_jax.cli.gin_files import check_overrides, find_experiment, nearest
+from pav_jax.cli.quick import quick_imports
 
 _FLAGS = ("--workdir", "--debug", "--help")
 
@@ -90,6 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
   # What takes seconds to import is imported when the command is known to be
   # right.
-  from pav_jax.cli import command as experiment
-
+  with quick_imports():
+    from pav_jax.cli import command as experiment
   return experiment.main(command)

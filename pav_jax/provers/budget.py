@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, Real
 
@@ -36,6 +35,8 @@ def is_decided(
   for name, value in (("boundary", boundary), ("confidence", confidence)):
     if not 0 < value < 1:
       raise ValueError(f"{name} is {value}, expected a number in (0, 1)")
+  import scipy.stats  # takes most of a second
+
   c, n = np.broadcast_arrays(num_correct, num_completions)
   below = scipy.stats.binom.cdf(c, n, boundary)
   above = scipy.stats.binom.sf(c - 1, n, boundary)

@@ -21,7 +21,7 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers.budget import Budget
 from pav_jax.provers.completions import LanguageModelCompletions
-from pav_jax.reporting import collect_plots, progress
+from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.rollout import StepTargets
 from pav_jax.runs import collection_costs, networks
@@ -349,6 +349,8 @@ def _report(
   workdir, experiment, problem, manifest, strategy, same
 ) -> dict[str, Any]:
   """Writes report.json, the figure and the table."""
+  from pav_jax.reporting import collect_plots
+
   targets = step_targets.load(
     workdir / TARGETS, fingerprint=problem.fingerprint
   )

@@ -19,7 +19,7 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.provers import base as provers
 from pav_jax.provers.base import Prover
-from pav_jax.reporting import progress, search_plots
+from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import write_config, write_report
 from pav_jax.runs import search_report, search_samples
 from pav_jax.runs.division import Division
@@ -331,6 +331,8 @@ def _write(
   start: float,
 ) -> None:
   """Rows, report and figures, and what they say in short."""
+  from pav_jax.reporting import search_plots
+
   with files.whole_file(workdir / "rows.jsonl", "w") as file:
     for name, sizes in methods.items():
       for number, rows in sizes.items():

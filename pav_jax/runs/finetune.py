@@ -16,7 +16,7 @@ from pav_jax.models.partitioning import Layout
 from pav_jax.policies.for_problem import export
 from pav_jax.policies.language_model import LanguageModel
 from pav_jax.problems import base
-from pav_jax.reporting import progress, sft_plots
+from pav_jax.reporting import progress
 from pav_jax.runs import fit_loop
 from pav_jax.runs.fit_loop import FitSettings, Fitted, Job
 from pav_jax.runs.workdir import accept, exclusive
@@ -150,6 +150,8 @@ def _layout(settings: FinetuneSettings) -> Layout:
 
 def _write(job: Job, fitted: Fitted, tested: dict[str, Any]) -> None:
   """Writes the figure and report.json, and prints tables."""
+  from pav_jax.reporting import sft_plots
+
   validated = fitted.log.rows("validation")
   figure = sft_plots.summary(
     job.workdir,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from pav_jax import steps
 from pav_jax.data import process_bench as process_bench_files
-from pav_jax.reporting import progress, value_plots
+from pav_jax.reporting import progress
 from pav_jax.rollout import Rollout, StepTargets
 from pav_jax.runs.labelled_data import LabelledData
 from pav_jax.runs.show_traces import ScoreFn, page
@@ -152,6 +152,8 @@ def _figures(
   tested: dict[str, Any],
   title: str,
 ) -> list[pathlib.Path]:
+  from pav_jax.reporting import value_plots
+
   targets, mask = references.targets, references.mask
   best = references.q_mc if references.exact is None else references.exact
   where = mask & np.isfinite(best)

@@ -21,7 +21,7 @@ from pav_jax.models.value_network import VerifierConfig
 from pav_jax.problems import text_format
 from pav_jax.provers import verifier as provers_verifier
 from pav_jax.provers.verifier import Verifier
-from pav_jax.reporting import fit_plots, progress
+from pav_jax.reporting import progress
 from pav_jax.rollout import Rollout, StepTargets
 from pav_jax.runs import fit_loop, fit_report, labelled_data
 from pav_jax.runs.fit_loop import FitSettings, Fitted, Job
@@ -300,6 +300,8 @@ def _tested(
     if several:
       processes.follow(score_fn)
     return processes.agree(None)
+  from pav_jax.reporting import fit_plots
+
   settings, train = job.settings, data.train
   tested, more, figures = fit_report.test(
     job.workdir,

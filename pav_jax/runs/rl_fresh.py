@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from pav_jax.policies.base import Policy
 from pav_jax.problems.base import Problem
-from pav_jax.reporting import plots, progress
+from pav_jax.reporting import progress
 from pav_jax.runs.rl_loop import Replica
 from pav_jax.training import rl
 from pav_jax.training.rl import Arm
@@ -97,6 +97,8 @@ class Reporter:
     self, arms: Sequence[Arm]
   ) -> tuple[dict[str, Any], dict[str, Any], list[pathlib.Path]]:
     """The report's `arms`, what else is in it, and figures."""
+    from pav_jax.reporting import plots
+
     run, settings = self._run, self._run.settings
     names = [arm.name for arm in arms]
 

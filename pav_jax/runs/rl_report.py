@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from pav_jax.policies.base import Policy
-from pav_jax.reporting import progress, rl_plots
+from pav_jax.reporting import progress
 from pav_jax.reporting.metrics import MetricsLog
 from pav_jax.runs import rl_held_out
 from pav_jax.runs.rl_held_out import EvaluationConfig
@@ -67,6 +67,8 @@ class Reporter:
     self, arms: Sequence[Arm]
   ) -> tuple[dict[str, Any], dict[str, Any], list[pathlib.Path]]:
     """The report's `arms`, what else is in it, and figures."""
+    from pav_jax.reporting import rl_plots
+
     settings = self._run.settings
     report = {
       arm.name: summary(

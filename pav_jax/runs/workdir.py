@@ -147,6 +147,8 @@ def _accept(
       "of this experiment",
     )
   was = before["settings"]
+  if was.get("run") != settings.get("run") and {"run"} <= was.keys() & settings:
+    settings = {"run": settings["run"]}  # then nothing else is alike either
   differences = [
     f"{name} was {excerpt(was[name], now)}, now {excerpt(now, was[name])}"
     for name, now in settings.items()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -12,7 +13,7 @@ CALLS = []
 
 
 @gin.register
-def add_one(workdir, experiment, *, number=gin.REQUIRED, before=None):
+def add_one(workdir, experiment, *, number: int = gin.REQUIRED, before=None):
   """An experiment whose result is a number and that of another, and one."""
   CALLS.append(experiment)
   if number < 0:
@@ -106,6 +107,23 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path, parts):
   base.write_text(base.read_text() + "add_one.number = 1\n")
   with pytest.raises(ValueError, match=r"first was made .*base.gin has change"):
     pipeline(tmp_path / "w", "both", parts=parts)
+  assert not CALLS
+
+
+@pytest.mark.parametrize(
+  ("bindings", "message"),
+  [
+    (["NUMBER='ten'"], "second: NUMBER is 'ten', expected a whole number"),
+    (["NUMBR=3"], "second: nothing uses the gin name NUMBR; did you mean NUM"),
+    (["NUMBER=%gin.REQUIRED"], "second: NUMBER is required"),
+  ],
+)
+def test_a_setting_that_a_later_part_refuses_is_told_before_the_first(
+  tmp_path, parts, bindings, message
+):
+  second = dataclasses.replace(parts[1], more=bindings)
+  with pytest.raises(ValueError, match=message):
+    pipeline(tmp_path / "w", "both", parts=[parts[0], second])
   assert not CALLS
 
 
