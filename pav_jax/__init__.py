@@ -1,11 +1,11 @@
 """Process advantage verifiers in JAX.
 
 Here are the pure functions, for use in other JAX code; importing them imports
-jax and no other framework. What works on text, `load_policy`, `load_verifier`
-and `beam_search`, imports more when it is first asked for, see `api`. Equations
-and sections are those of "Rewarding Progress: Scaling Automated Process
-Verifiers for LLM Reasoning" (arXiv 2410.08146). `natural_gradient` is the
-module; its function of the same name is
+jax and no other framework. What works on text, `load_policy`, `load_verifier`,
+`beam_search` and `train`, imports more when it is first asked for, see `api`.
+Equations and sections are those of "Rewarding Progress: Scaling Automated
+Process Verifiers for LLM Reasoning" (arXiv 2410.08146). `natural_gradient` is
+the module; its function of the same name is
 `pav_jax.natural_gradient.natural_gradient`.
 """
 
@@ -19,6 +19,7 @@ if typing.TYPE_CHECKING:
   from pav_jax.api.text_policy import load_policy as load_policy
   from pav_jax.api.text_search import beam_search as beam_search
   from pav_jax.api.text_verifier import load_verifier as load_verifier
+  from pav_jax.api.training import train as train
   from pav_jax.complementarity import (
     alignment,
     best_k,
@@ -61,6 +62,7 @@ _ON_TEXT = {
   "beam_search": "api.text_search",
   "load_policy": "api.text_policy",
   "load_verifier": "api.text_verifier",
+  "train": "api.training",
 }
 
 _MODULES = _ON_TEXT | {

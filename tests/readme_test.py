@@ -22,13 +22,13 @@ def title(path):
   return f"{path.parent.name}/{path.name}"
 
 
-def python_blocks():
-  text = (ROOT / "README.md").read_text()
+def python_blocks(document):
+  text = (ROOT / document).read_text()
   return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def test_python_example_does_what_it_says():
-  code = python_blocks()[0]
+  (code,) = python_blocks("README.md")
   names = {}
   exec(compile(code, "README.md", "exec"), names)
   np.testing.assert_allclose(names["advantages"], [[0.2, 0, -0.3]], atol=1e-7)
@@ -60,7 +60,7 @@ def test_experiments_that_are_named_exist(path):
 
 
 def test_own_problem_is_the_one_in_docs():
-  _, problem, *gin_files = python_blocks()
+  problem, *gin_files = python_blocks("docs/own_problem.md")
   home = ROOT / "docs/own_problem"
   assert problem == (home / "sums.py").read_text()
   for block in gin_files:

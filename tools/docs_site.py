@@ -71,12 +71,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
       add(source, f"studies/{path.parent.name}.md", path.read_text())
     elif path.suffix == ".png":
       add(source, f"studies/{path.parent.name}/{path.name}", path.read_bytes())
-  example = "\n".join(
-    f"`{path.name}`\n\n```python\n{path.read_text()}```\n"
-    for path in sorted(ROOT.glob("docs/own_problem/*.*"))
-  )
-  title = "# A problem of your own"
-  add("docs/own_problem", "own_problem.md", f"{title}\n\n{example}")
   for path in sorted(
     [*ROOT.glob("gin/*/*.gin"), *ROOT.glob("studies/*/*.gin")]
   ):

@@ -4,6 +4,8 @@ pav list                   experiments, with a line on each
 pav show EXPERIMENT        what it is, needs, and what is commonly set
 pav run EXPERIMENT …       run it, as `pav run planted SEED=1`
 
+pav train FILE             a policy and a verifier from questions of your own
+
 pav sample POLICY "…"      answers of a policy
 pav score VERIFIER FILE    values of the steps of responses in JSON lines
 pav search POLICY VERIFIER "…"   the best answer of a beam search
@@ -27,6 +29,7 @@ COMMANDS = {
   "list": "pav_jax.cli.list_experiments",
   "show": "pav_jax.cli.show_experiment",
   "run": "pav_jax.cli.run_experiment",
+  "train": "pav_jax.cli.train_on_questions",
   "sample": "pav_jax.cli.sample_answers",
   "score": "pav_jax.cli.score_answers",
   "search": "pav_jax.cli.search_answers",

@@ -115,6 +115,9 @@ CONFIGURABLES = {
     "knights_knaves": "knights_knaves",
     "simple_equations": "simple_equations",
   },
+  "pav_jax.problems.json_lines": {
+    "JsonLines": "JsonLines",
+  },
   "pav_jax.problems.mathematics": {
     "MATH": "MATH",
   },

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 _FIRST = 3
 
@@ -37,7 +38,7 @@ class ByteTokens:
         ids += [_FIRST + byte for byte in part.encode()]
     return ids
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """The text of ids; the first three have none."""
     parts = [self._bytes(int(token)) for token in ids]
     return b"".join(parts).decode(errors="replace")

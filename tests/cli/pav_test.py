@@ -18,12 +18,14 @@ from pav_jax.cli import (
   search_answers,
   serve,
   show_experiment,
+  train_on_questions,
 )
 
 MODULES = {
   "list": list_experiments,
   "show": show_experiment,
   "run": run_experiment,
+  "train": train_on_questions,
   "sample": sample_answers,
   "score": score_answers,
   "search": search_answers,
