@@ -37,9 +37,7 @@ def no_bindings():
 
 def _check(text):
   gin.parse_config(f"macro_of_test/gin.macro.value = @k_read()\n{text}")
-  bound = gin.get_bindings(
-    "macro_of_test/gin.macro", resolve_references=False
-  )
+  bound = gin.get_bindings("macro_of_test/gin.macro", resolve_references=False)
   kinds.check(bindings.calls(bound["value"], ["workdir"]))
 
 
