@@ -13,6 +13,7 @@ import numpy as np
 import tensorboardX
 
 from pav_jax import files
+from pav_jax.reporting.trackers import Tracker
 
 # Gives the settings that a run has used so far, as text to run it again.
 CONFIG: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar(
@@ -23,6 +24,8 @@ CONFIG: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar(
 class MetricsLog:
   """Appends rows to `metrics.jsonl` and scalars to TensorBoard event files.
 
+  And to the tracker that the environment names, see `trackers`.
+
   A row is `{"iteration": i, "arm": name, metric: [value per seed], …}` with i
   counted from 1. A resumed run keeps the rows up to the checkpoint that it
   continues from and drops what was written after.
@@ -31,13 +34,19 @@ class MetricsLog:
   """
 
   def __init__(self, workdir: str | os.PathLike):
-    """Opens the files, or makes them; `resume` comes before writing."""
+    """Opens the files, or makes them; `resume` comes before writing.
+
+    Raises:
+      ValueError: if a file is damaged, or as of `trackers.Tracker`.
+      MissingPackageError: as of `trackers.Tracker`.
+    """
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     self._events = pathlib.Path(workdir) / "tensorboard"
     self._writers: dict[str, tensorboardX.SummaryWriter] = {}
     self._purge_step: dict[str, int] = {}
     self._rows = list(_complete_rows(self._path))
     self._file = None
+    self._tracker = Tracker(workdir)
 
   def resume(
     self,
@@ -108,11 +117,11 @@ class MetricsLog:
       if jax.process_index():
         continue
       self._file.write(json.dumps(row) + "\n")
-      writer = self._writer(arm)
-      for name, values in metrics.items():
-        value = float(np.mean(values[index]))
-        if np.isfinite(value):
-          writer.add_scalar(name, value, iteration)
+      means = {name: float(np.mean(x[index])) for name, x in metrics.items()}
+      means = {name: x for name, x in means.items() if np.isfinite(x)}
+      for name, value in means.items():
+        self._writer(arm).add_scalar(name, value, iteration)
+      self._tracker.log(arm, iteration, means, CONFIG.get()())
     if self._file:
       try:
         self._file.flush()
@@ -155,6 +164,7 @@ class MetricsLog:
       self._file.close()
     for writer in self._writers.values():
       writer.close()
+    self._tracker.close()
 
   def _writer(self, arm: str) -> tensorboardX.SummaryWriter:
     if arm not in self._writers:
