@@ -36,7 +36,6 @@ class Progress:
     total: int,
     *,
     done: int = 0,
-    lanes: int = 1,
     label: str = "",
     seconds_between_lines: float = 10.0,
   ):
@@ -45,11 +44,10 @@ class Progress:
     Args:
       total: iterations in the run.
       done: iterations done before, in a resumed run.
-      lanes: runs that advance together; the rate counts all of them.
       label: what is running.
       seconds_between_lines: where the output is no terminal.
     """
-    self._total, self._lanes, self._label = total, lanes, label
+    self._total, self._label = total, label
     self._interval = seconds_between_lines
     self._last_line = time.monotonic()
     self._start = self._timed_from = None
@@ -101,16 +99,33 @@ class Progress:
     left = ""
     if self._timed_from is None:
       self._start, self._timed_from = now, done
-    else:
-      rate = (done - self._timed_from) / max(now - self._start, 1e-9)
-      shown.append(f"{rate * self._lanes:.0f} it/s")
-      left = f" · {(self._total - done) / rate:.0f} s left"
+    elif done > self._timed_from:
+      seconds = (now - self._start) / (done - self._timed_from)
+      shown.append(pace(seconds))
+      left = f" · {duration((self._total - done) * seconds)} left"
     status = " · ".join(part for part in shown if part)
     if self._bar:
       self._bar.update(self._task, completed=done, status=status)
     elif done == self._total or now - self._last_line >= self._interval:
       self._last_line = now
       say(f"{self._label}: iteration {done}/{self._total} · {status}{left}")
+
+
+def pace(seconds: float) -> str:
+  """Seconds of an iteration, or iterations a second, whichever is above one."""
+  if seconds >= 1:
+    return f"{seconds:.2g} s/it" if seconds < 10 else f"{seconds:.0f} s/it"
+  rate = 1 / max(seconds, 1e-9)
+  return f"{rate:.2g} it/s" if rate < 10 else f"{rate:.0f} it/s"
+
+
+def duration(seconds: float) -> str:
+  """A time in words: "40 s", "12 min" or "3.5 h"."""
+  if seconds < 120:
+    return f"{seconds:.0f} s"
+  return (
+    f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+  )
 
 
 def table(

@@ -163,7 +163,6 @@ def _advance(
     progress.Progress(
       total,
       done=done,
-      lanes=len(job.rows) * job.replicas.num_seeds,
       label=job.label,
     ) as bar,
   ):
