@@ -7,6 +7,7 @@ pages here; one to a file that is no page is refused by `--strict`.
 """
 
 import ast
+import json
 import pathlib
 import posixpath
 import re
@@ -31,6 +32,7 @@ ROOMS = (
   "training",
   "runs",
 )
+NOTEBOOK = "docs/quickstart.ipynb"
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 
 # Page of each file of the repository, both by their paths.
@@ -71,6 +73,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
       add(source, f"studies/{path.parent.name}.md", path.read_text())
     elif path.suffix == ".png":
       add(source, f"studies/{path.parent.name}/{path.name}", path.read_bytes())
+  notebook = ROOT / NOTEBOOK
+  add(NOTEBOOK, f"{notebook.stem}.md", _as_markdown(notebook))
   for path in sorted(
     [*ROOT.glob("gin/*/*.gin"), *ROOT.glob("studies/*/*.gin")]
   ):
@@ -111,6 +115,20 @@ def on_page_markdown(
     return match[0]
 
   return _LINK.sub(turned, markdown)
+
+
+def _as_markdown(notebook: pathlib.Path) -> str:
+  """A notebook's cells, each of code with what it printed."""
+  parts = []
+  for cell in json.loads(notebook.read_text())["cells"]:
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+      parts.append(source)
+      continue
+    parts.append(f"```python\n{source}\n```")
+    for output in cell["outputs"]:
+      parts.append(f"```text\n{''.join(output['text'])}```")
+  return "\n\n".join(parts) + "\n"
 
 
 def _modules() -> Iterator[pathlib.Path]:
