@@ -1,8 +1,10 @@
 """Figures. Each function writes one PNG file and returns its path."""
 
+import itertools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,6 +22,64 @@ STYLE = {
   "legend.frameon": False,
   "savefig.dpi": 130,
 }
+
+
+# Of Okabe and Ito, which differ to colour-blind eyes too. What is compared
+# everywhere has its colour everywhere.
+_COLOURS = {
+  "best of N": "#0072B2",
+  "outcome": "#0072B2",
+  "beam": "#D55E00",
+  "pav": "#D55E00",
+  "progress": "#D55E00",
+  "majority": "#009E73",
+  "greedy": "#666666",
+  "start": "#000000",
+}
+_OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#5E4FA2", "#B2ABD2")
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+  """A colour for each name, the same in every figure of the same names.
+
+  Those that are compared everywhere have their own; so has an arm `beam, …`
+  or `progress, …`, as long as it is the first of its kind.
+  """
+  out: dict[str, str] = {}
+  others = itertools.cycle(_OTHERS)
+  for name in names:
+    colour = _COLOURS.get(name) or _COLOURS.get(name.split(",")[0])
+    if colour is None or colour in out.values():
+      colour = next(others)
+    out[name] = colour
+  return out
+
+
+def label_lines(
+  panel: Any, labels: Mapping[str, Sequence[Any]]
+) -> None:
+  """Writes names beside the ends of lines, one above another, in their colours.
+
+  Args:
+    panel: whose limits are final.
+    labels: name -> x and y of its line's end, and its colour.
+  """
+  low, high = panel.get_ylim()
+  gap, below = 0.055 * (high - low), -np.inf
+  for name, (x, y, colour) in sorted(
+    labels.items(), key=lambda item: item[1][1]
+  ):
+    below = max(y, below + gap)
+    panel.annotate(
+      name,
+      (x, y),
+      xytext=(1.02, (below - low) / (high - low)),
+      textcoords="axes fraction",
+      color=colour,
+      fontsize="small",
+      va="center",
+      annotation_clip=False,
+    )
 
 
 def spread(axes, x, values: np.ndarray, label: str, color=None) -> None:
@@ -61,14 +121,16 @@ def learning_curves(
   with plt.rc_context(STYLE):
     figure, axes = plt.subplots(figsize=(6.4, 4))
     many = len(accuracy) > 8
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(accuracy)))
-    for (arm, values), color in zip(accuracy.items(), colors, strict=True):
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(accuracy)))
+    own, ends = colours(accuracy), {}
+    for (arm, values), shade in zip(accuracy.items(), shades, strict=True):
       means = trailing_mean(np.array(values, np.float64), window)
       x = np.arange(1, len(means) + 1)
       if many:
-        axes.plot(x, means.mean(-1), label=arm, color=color, linewidth=1)
+        axes.plot(x, means.mean(-1), label=arm, color=shade, linewidth=1)
       else:
-        spread(axes, x, means, arm)
+        spread(axes, x, means, arm, own[arm])
+        ends[arm] = (x[-1], means[-1].mean(), own[arm])
     axes.set(
       xlabel="iteration",
       ylabel=f"accuracy (mean of {window} batches)",
@@ -81,8 +143,7 @@ def learning_curves(
     )
     if many:
       figure.legend(loc="outside right upper", fontsize="x-small")
-    else:
-      axes.legend()
+    label_lines(axes, ends)
     figure.savefig(path)
     plt.close(figure)
   return path

@@ -16,6 +16,7 @@ _AXES = (
   ("generated", "generated tokens a problem"),
   ("flops", "FLOPs a problem"),
 )
+_FEW = ("best of N", "majority", "greedy")  # and beams
 
 
 def every(
@@ -24,7 +25,11 @@ def every(
   more: Mapping[str, Any],
 ) -> list[pathlib.Path]:
   """All figures that a report has numbers for."""
-  figures = [accuracy(workdir, report), pass_at_n(workdir, report)]
+  figures = [
+    accuracy(workdir, report),
+    all_methods(workdir, report),
+    pass_at_n(workdir, report),
+  ]
   if "alphas" in more.get("alpha", {}):
     figures.append(alpha(workdir, more["alpha"]))
   if "outcome_error" in more:
@@ -33,9 +38,81 @@ def every(
 
 
 def accuracy(
+  workdir: str | os.PathLike, report: Mapping[str, Any], *, title: str = ""
+) -> pathlib.Path:
+  """Beams, best-of-N, majority and greedy decoding, `accuracy.png`.
+
+  Accuracy against N and, beside it, against generated tokens. Beams that are
+  equal share a line.
+
+  Args:
+    workdir: where the file goes.
+    report: method -> numbers, from `runs.search_report.summarize`; `least` and
+      `most` beside the accuracy are drawn as a band, else standard errors.
+    title: of the figure.
+  """
+  path = pathlib.Path(workdir) / "accuracy.png"
+  groups: dict[tuple, list[str]] = {}
+  for name, found in report.items():
+    if name in _FEW or name.startswith("beam"):
+      key = (name in _FEW and name, *found["accuracy"], *found["generated"])
+      groups.setdefault(key, []).append(name)
+  names = [of_group[0] for of_group in groups.values()]
+  own = plots.colours(names)
+  with plt.rc_context(plots.STYLE):
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    for name in names:
+      found = report[name]
+      for panel, (cost, _) in zip(axes, _AXES[:2], strict=True):
+        _line(panel, found[cost], found, own[name], single=name == "greedy")
+    _scale(axes)
+    axes[0].set_ylabel("share of problems answered right")
+    axes[0].set_ylim(0, 1)
+    plots.label_lines(
+      axes[1],
+      {
+        " = ".join(of_group): (
+          report[of_group[0]]["generated"][-1],
+          report[of_group[0]]["accuracy"][-1],
+          own[of_group[0]],
+        )
+        for of_group in groups.values()
+      },
+    )
+    banded = any("least" in found for found in report.values())
+    shown = "bands: least to most" if banded else "bars: standard errors"
+    figure.suptitle(f"{title or 'test problems'} ({shown})", fontsize="medium")
+    figure.savefig(path)
+    plt.close(figure)
+  return path
+
+
+def _line(panel, x, found, colour, *, single: bool) -> None:
+  """A method's curve; one of a single point as a line across the panel."""
+  y = np.array(found["accuracy"])
+  if single:
+    panel.axhline(y[0], color=colour, linestyle="--", linewidth=1)
+  elif "least" in found:
+    panel.plot(x, y, "o-", markersize=4, color=colour)
+    panel.fill_between(
+      x, found["least"], found["most"], color=colour, alpha=0.2, linewidth=0
+    )
+  else:
+    panel.errorbar(
+      x,
+      y,
+      yerr=found["standard_error"],
+      fmt="o-",
+      markersize=4,
+      elinewidth=0.8,
+      color=colour,
+    )
+
+
+def all_methods(
   workdir: str | os.PathLike, report: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Accuracy against N, tokens and FLOPs, side by side; `accuracy.png`.
+  """Accuracy of every method against N, tokens and FLOPs; `all_methods.png`.
 
   Methods that are equal in all of these share a line.
 
@@ -43,7 +120,7 @@ def accuracy(
     workdir: where the file goes.
     report: method -> numbers, from `runs.search_report.summarize`.
   """
-  path = pathlib.Path(workdir) / "accuracy.png"
+  path = pathlib.Path(workdir) / "all_methods.png"
   with plt.rc_context(plots.STYLE):
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
     lines: dict[tuple, list[str]] = {}

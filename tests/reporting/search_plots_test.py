@@ -1,4 +1,5 @@
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from pav_jax.reporting import search_plots
@@ -42,7 +43,7 @@ def lines(panel):
 
 
 def test_accuracy_is_drawn_against_every_cost(tmp_path, drawn):
-  path = search_plots.accuracy(tmp_path, REPORT)
+  path = search_plots.all_methods(tmp_path, REPORT)
   assert path.stat().st_size > 1000
   by_n, by_tokens, by_flops = drawn[0].axes
   labels = {text.get_text() for text in drawn[0].legends[0].get_texts()}
@@ -57,6 +58,38 @@ def test_accuracy_is_drawn_against_every_cost(tmp_path, drawn):
       [list(x) for x in zip(found[cost], found["accuracy"], strict=True)]
       for found in drawn_once
     ]
+
+
+def test_the_first_figure_has_few_methods_named_at_their_lines(tmp_path, drawn):
+  more = {
+    "weighted majority": method([1, 2], [0.1, 0.3], [60, 120]),
+    "beam, Bo4": REPORT["beam"],
+    "beam, Q alone": method([2], [0.4], [340]),
+  }
+  search_plots.accuracy(tmp_path, REPORT | more)
+  by_n, by_tokens = drawn[0].axes
+  named = {text.get_text(): text for text in by_tokens.texts}
+  # Equal beams share a name; best-of-N and majority do not, equal or not.
+  assert set(named) == {
+    "best of N",
+    "majority",
+    "greedy",
+    "beam = beam, Bo4",
+    "beam, Q alone",
+  }
+  assert not by_n.texts
+  heights = sorted(text.xyann[1] for text in named.values())
+  assert min(np.diff(heights)) > 0.05  # one above another
+  curves = [
+    container.lines[0].get_xydata().tolist() for container in by_n.containers
+  ]
+  assert curves == [
+    [[1, 0.1], [2, 0.2]],
+    [[1, 0.1], [2, 0.2]],
+    [[2, 0.5]],
+    [[2, 0.4]],
+  ]
+  assert [0.3, 0.3] in [list(line.get_ydata()) for line in by_n.lines]
 
 
 def test_methods_that_rank_the_same_samples_share_a_line(tmp_path, drawn):
@@ -80,8 +113,8 @@ def test_other_figures(tmp_path, drawn):
   }
   more = {"alpha": tuned, "outcome_error": errors}
   paths = search_plots.every(tmp_path, REPORT, more)
-  names = ["accuracy", "pass_at_n", "alpha", "outcome_error"]
+  names = ["accuracy", "all_methods", "pass_at_n", "alpha", "outcome_error"]
   assert [path.stem for path in paths] == names
   error = lines(drawn[-1].axes[0])
   assert list(error.values())[1] == [[1, 0.3], [2, 0.2]]
-  assert len(search_plots.every(tmp_path, REPORT, {})) == 2
+  assert len(search_plots.every(tmp_path, REPORT, {})) == 3
