@@ -195,7 +195,7 @@ def fails(capsys, workdir, *arguments, gin_file=TINY):
     ("ALPHA='abc'", "ALPHA is 'abc', expected a number"),
     ("NUM_SEEDS='3'", "NUM_SEEDS is '3', expected a whole number"),
     ("NUM_ITERATIONS='ten'", "NUM_ITERATIONS is 'ten', expected a whole numb"),
-    ("LEARNING_RATE=-1.0", "learning_rate is -1.0, expected a positive numb"),
+    ("NaturalGradient.max_kl=-1.0", "max_kl is -1.0, expected a positive num"),
   ],
 )
 def test_bad_values_get_one_line(capsys, tmp_path, binding, message):
