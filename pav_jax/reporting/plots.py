@@ -55,9 +55,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
   return out
 
 
-def label_lines(
-  panel: Any, labels: Mapping[str, Sequence[Any]]
-) -> None:
+def label_lines(panel: Any, labels: Mapping[str, Sequence[Any]]) -> None:
   """Writes names beside the ends of lines, one above another, in their colours.
 
   Args:
