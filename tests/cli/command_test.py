@@ -16,8 +16,8 @@ import gin
 import pytest
 
 import pav_jax
+from pav_jax.cli import bindings, configuration, kinds
 from pav_jax.cli import command as program
-from pav_jax.cli import configuration
 
 ROOT = pathlib.Path(pav_jax.__file__).parents[1]
 TINY = ROOT / "tests" / "data" / "tiny.gin"
@@ -372,6 +372,10 @@ def test_unknown_arguments_are_refused(capsys, argument, hint):
 )
 def test_experiments_parse_and_say_their_command(path):
   configuration.parse_gin([str(path)], [])
+  bound = gin.get_bindings("run", resolve_references=False)
+  found = list(bindings.calls(bound["experiment"], ["workdir", "experiment"]))
+  kinds.check(found)
+  assert found
   text = path.read_text()
   assert text.startswith("# ")
   assert f"launch/local.sh {path.relative_to(ROOT)}" in text
