@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
   from pav_jax.api.text_policy import load_policy as load_policy
   from pav_jax.api.text_search import beam_search as beam_search
   from pav_jax.api.text_verifier import load_verifier as load_verifier
-  from pav_jax.api.training import train as train
+  from pav_jax.cli.training import train as train
   from pav_jax.complementarity import (
     alignment,
     best_k,
@@ -62,7 +62,7 @@ _ON_TEXT = {
   "beam_search": "api.text_search",
   "load_policy": "api.text_policy",
   "load_verifier": "api.text_verifier",
-  "train": "api.training",
+  "train": "cli.training",
 }
 
 _MODULES = _ON_TEXT | {

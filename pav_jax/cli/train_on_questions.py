@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   command: list[str] = []
 
   def prepare() -> None:
-    from pav_jax.api import training
+    from pav_jax.cli import training
 
     own = training.settings(flags.questions, flags.checkpoint)
     bindings = [*own, *map(binding, flags.setting)]

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from pav_jax.data import json_files, process_bench, step_labels
+from pav_jax import json_files
+from pav_jax.data import process_bench, step_labels
 from pav_jax.rollout import Rollout
 
 # Kinds of errors, spelt as the files spell them, by category.

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from pav_jax.data import json_files, step_labels
+from pav_jax import json_files
+from pav_jax.data import step_labels
 from pav_jax.rollout import Rollout
 
 

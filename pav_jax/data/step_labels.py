@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from pav_jax.data import json_files
+from pav_jax import json_files
 from pav_jax.problems import vocabulary as vocabularies
 from pav_jax.rollout import StepTargets
 

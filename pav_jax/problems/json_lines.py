@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pav_jax import files
-from pav_jax.data import json_files
+from pav_jax import files, json_files
 from pav_jax.problems.base import SPLITS
 from pav_jax.problems.data_problem import DataProblem
 from pav_jax.problems.final_answers import final_answer

@@ -7,8 +7,7 @@ import jax
 import pytest
 
 import pav_jax
-from pav_jax.api import training
-from pav_jax.cli import train_on_questions
+from pav_jax.cli import train_on_questions, training
 from pav_jax.models import transformer
 from pav_jax.models.tokenizer import Tokenizer
 from pav_jax.models.transformer_config import TransformerConfig

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pav_jax.data import json_files
+from pav_jax import json_files
 
 TEXT = '{"a": "é"}\n'.encode() * 3
 
