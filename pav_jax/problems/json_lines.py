@@ -11,6 +11,7 @@ from pav_jax import files, json_files
 from pav_jax.problems.base import SPLITS
 from pav_jax.problems.data_problem import DataProblem
 from pav_jax.problems.final_answers import final_answer
+from pav_jax.problems.grading import Grader
 from pav_jax.problems.prompt_format import Record
 
 # The split of each tenth of all questions.
@@ -49,25 +50,7 @@ class JsonLines(DataProblem):
 
   def records(self) -> Mapping[str, Sequence[Record]]:
     """All problems, in the order of the file."""
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for line in _read(os.fspath(self.path), self.digest):
-      splits[line.split].append(self._checked(line))
-    return splits
-
-  def _checked(self, line: "_Line") -> Record:
-    record = line.record
-    if not record.solution:
-      return record
-    solution = record.solution.strip()
-    found = final_answer(solution)
-    if found is None:
-      return record._replace(solution=f"{solution}\n#### {record.answer}")
-    if not self.grader([solution], [record.answer])[0]:
-      raise ValueError(
-        f"{line.where}: the solution ends with the answer {found!r}, expected "
-        f"that of the line, {record.answer!r}"
-      )
-    return record._replace(solution=solution)
+    return _records(os.fspath(self.path), self.digest, self.grader)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +72,41 @@ def _read(path: str, digest: str) -> list[_Line]:
   return found
 
 
+@functools.lru_cache(maxsize=2)
+def _records(path: str, digest: str, grader: Grader) -> dict[str, list[Record]]:
+  """The problems of each split, whose solutions end with their answers."""
+  lines = _read(path, digest)
+  given = {
+    line.where: final_answer(line.record.solution)
+    for line in lines
+    if line.record.solution
+  }
+  # In one call, for graders may compare in processes of their own.
+  shown = [line for line in lines if given.get(line.where) is not None]
+  right = grader(
+    [line.record.solution for line in shown],
+    [line.record.answer for line in shown],
+  )
+  for line, is_right in zip(shown, right, strict=True):
+    if not is_right:
+      raise ValueError(
+        f"{line.where}: the solution ends with the answer "
+        f"{given[line.where]!r}, expected that of the line, "
+        f"{line.record.answer!r}"
+      )
+  splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
+  for line in lines:
+    record = line.record
+    if record.solution and given[line.where] is None:
+      solution = f"{record.solution}\n#### {record.answer}"
+      record = record._replace(solution=solution)
+    splits[line.split].append(record)
+  return splits
+
+
 def _lines(path: str) -> Iterator[_Line]:
-  for number, text in enumerate(json_files.read_text(path).splitlines(), 1):
+  # Not `splitlines`, which splits at characters that JSON strings may hold.
+  for number, text in enumerate(json_files.read_text(path).split("\n"), 1):
     if text.strip():
       yield _line(f"{path} line {number}", text)
 

@@ -121,7 +121,7 @@ class MetricsLog:
       means = {name: x for name, x in means.items() if np.isfinite(x)}
       for name, value in means.items():
         self._writer(arm).add_scalar(name, value, iteration)
-      self._tracker.log(arm, iteration, means, CONFIG.get()())
+      self._tracker.log(arm, iteration, means, CONFIG.get())
     if self._file:
       try:
         self._file.flush()

@@ -7,7 +7,7 @@ interface; their own variables say where to and as whom.
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pav_jax import packages
@@ -45,7 +45,11 @@ class Tracker:
     )
 
   def log(
-    self, arm: str, iteration: int, values: Mapping[str, float], config: str
+    self,
+    arm: str,
+    iteration: int,
+    values: Mapping[str, float],
+    config: Callable[[], str],
   ) -> None:
     """Adds a row as `arm/metric`, with its `iteration`.
 
@@ -53,7 +57,7 @@ class Tracker:
       arm: its name.
       iteration: counted from 1.
       values: by metric.
-      config: the run's settings, kept with its first row.
+      config: gives the run's settings, which are kept with its first row.
     """
     if not self._name:
       return
@@ -64,7 +68,7 @@ class Tracker:
       self._run = module.init(
         project=PROJECT,
         name=self._workdir.resolve().name,
-        config={"workdir": str(self._workdir), "gin": config},
+        config={"workdir": str(self._workdir), "gin": config()},
         resume="allow",
       )
     row = {f"{arm}/{name}": value for name, value in values.items()}

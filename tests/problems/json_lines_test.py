@@ -100,6 +100,15 @@ def test_files_are_read_as_people_have_them(tmp_path, compress):
   assert sum(map(len, records.values())) == 9
 
 
+def test_a_line_ends_with_a_newline_and_nothing_else(tmp_path):
+  # JSON strings may hold U+2028, at which Python splits lines.
+  line = _lines(1)[0] | {"problem": "a\u2028b", "split": "train"}
+  path = tmp_path / "questions"
+  path.write_text(json.dumps(line, ensure_ascii=False) + "\r\n")
+  (record,) = _problem(path).records()["train"]
+  assert record.problem == "a\u2028b"
+
+
 def test_what_a_file_says_is_part_of_the_problem_and_its_place_is_not(
   written, tmp_path
 ):
