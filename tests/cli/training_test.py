@@ -12,6 +12,7 @@ from pav_jax.models import transformer
 from pav_jax.models.tokenizer import Tokenizer
 from pav_jax.models.transformer_config import TransformerConfig
 from pav_jax.policies.for_problem import export, language_model
+from pav_jax.problems.base import SPLITS
 from pav_jax.problems.json_lines import JsonLines
 from pav_jax.problems.prompt_format import chat_prompt
 
@@ -109,6 +110,7 @@ def test_a_file_of_questions_becomes_a_policy_and_a_verifier(files, tmp_path):
     chat_prompt(TOKENIZER, system="").prompt(training_record("3+1"))[-20:]
   )
   assert trained.page.is_file()
+  check_wiring(tmp_path / "w")
   assert {"sft", "collect", "verifier", "search"} <= trained.report[
     "arms"
   ].keys()
@@ -125,6 +127,22 @@ def training_record(problem):
   from pav_jax.problems.prompt_format import Record
 
   return Record("", problem, "", "")
+
+
+def check_wiring(home):
+  """Each part has the policy that was trained, and problems of its split."""
+
+  def bound(part):
+    text = (home / part / "config.gin").read_text()
+    return "".join(text.replace("\\\n", "").split())  # long values are wrapped
+
+  for part in ("collect", "verifier", "search"):
+    assert f"POLICY='{home}/sft/policy'" in bound(part)
+  assert f"DATA='{home}/collect/targets'" in bound("verifier")
+  assert f"VERIFIER='{home}/verifier/verifier'" in bound("search")
+  rows = (home / "search" / "rows.jsonl").read_text().splitlines()
+  searched = {json.loads(row)["problem"] % 3 for row in rows}
+  assert searched == {SPLITS.index("test")}  # an id says its split
 
 
 def test_parts_get_as_many_problems_as_there_are(files):
