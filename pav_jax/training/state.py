@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -91,13 +90,6 @@ def _digest(tree: PyTree) -> dict[str, str]:
   return {"sha256": sha256(tree)}
 
 
-class _Manager(ocp.CheckpointManager):
-  """Leaves it to the run when to stop, and so does not ask JAX's service."""
-
-  def reached_preemption(self, step: int) -> bool:
-    return False
-
-
 class Checkpoints:
   """The checkpoints of one run, each with a digest of what it must hold.
 
@@ -139,12 +131,17 @@ class Checkpoints:
     if jax.process_index() == 0:
       for left in self._directory.glob(f"*{_UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
-    self._manager = _Manager(
+    import orbax.checkpoint as ocp  # a mistake is told without it
+
+    self._args = ocp.args
+    self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep, enable_async_checkpointing=False
       ),
     )
+    # The run decides when to stop; JAX's service is asked by it alone.
+    self._manager.reached_preemption = lambda step: False
 
   def save(self, iteration: int, state: Any, seconds: float) -> None:
     """Writes a checkpoint, unless the iteration has one already.
@@ -180,9 +177,9 @@ class Checkpoints:
     try:
       saved = self._manager.save(
         iteration,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_to_dict(state)),
-          meta=ocp.args.JsonSave(meta),
+        args=self._args.Composite(
+          state=self._args.StandardSave(_to_dict(state)),
+          meta=self._args.JsonSave(meta),
         ),
       )
     except Exception as error:  # Orbax wraps those of the file system.
@@ -222,7 +219,7 @@ class Checkpoints:
     for iteration in iterations:
       try:
         meta = self._manager.restore(
-          iteration, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+          iteration, args=self._args.Composite(meta=self._args.JsonRestore())
         ).meta
         saved_config, seconds = meta["config"], float(meta["seconds"])
         saved_as = meta.get("iteration", iteration)
@@ -235,8 +232,8 @@ class Checkpoints:
       try:
         restored = self._manager.restore(
           iteration,
-          args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(_to_dict(like))
+          args=self._args.Composite(
+            state=self._args.StandardRestore(_to_dict(like))
           ),
         )
         state = type(like)(**restored.state)
