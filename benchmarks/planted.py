@@ -67,7 +67,7 @@ def sample_by_recomputing(params, key, problem_id, sample_id):
 
   def body(tokens, t):
     logits = made.apply(POLICY.config, params, tokens)[:, t]
-    drawn = randomness.categorical(keys[:, t], logits)
+    drawn, _ = randomness.categorical(keys[:, t], logits)
     return tokens.at[:, t].set(drawn), None
 
   tokens = jnp.zeros((*problem_id.shape, length), jnp.int32)

@@ -74,7 +74,7 @@ def uniforms(keys: Key[Array, "..."]) -> Float[Array, "..."]:
 
 def categorical(
   keys: Key[Array, "*B"], logits: Float[Array, "*B V"]
-) -> Int[Array, "*B"]:
+) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
   """A draw from softmax(logits) for each key, see `categorical_from_uniform`.
 
   64 random bits decide it, so that tokens of small probability are drawn as
@@ -83,6 +83,9 @@ def categorical(
   Args:
     keys: one for each draw.
     logits: float32[..., V]; minus infinity for tokens that cannot be drawn.
+
+  Returns:
+    Tokens, in 0 … V - 1, and their log-probabilities, in nats.
   """
   bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))
   words = bits(keys.reshape(-1)).reshape(*keys.shape, 2)
@@ -96,13 +99,16 @@ _BLOCK = 512
 def categorical_from_uniform(
   uniform: Float[Array, "*B"] | UInt32[Array, "*B 2"],
   logits: Float[Array, "*B V"],
-) -> Int[Array, "*B"]:
+) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
   """A draw from softmax(logits) by inversion of its distribution function.
 
-  Token t is drawn iff `F_{t−1} <= u < F_t`. F is a sum of integers, of
-  probabilities in float32 in units of about 2^-63, and so has no rounding:
-  float32 would add nothing to a sum near 1 where tokens have less than 2^-25,
-  and in a peaked distribution over 262,144 tokens most never came.
+  Token t is drawn iff `F_{t−1} <= u < F_t`, where F is a sum of integers, in
+  units of about 2^-63: float32 would add nothing to a sum near 1 where tokens
+  have less than 2^-25, and in a peaked distribution over 262,144 tokens most
+  never came. First a block of 512 tokens is drawn, by sums that float32 rounds
+  to 2^-22 of themselves, which is how well it knows `exp`; then a token of it,
+  by shares of the block that are not rounded. So only the chosen block is
+  looked at more closely, and no token is lost to the rounding of others.
 
   Args:
     uniform: in [0, 1): float32, or 64 bits after the binary point, the upper 32
@@ -110,7 +116,8 @@ def categorical_from_uniform(
     logits: float32[..., V]; minus infinity for tokens that cannot be drawn.
 
   Returns:
-    int32[...] in 0 … V - 1, never a token whose probability is 0.
+    Tokens, int32[...] in 0 … V - 1, never one whose probability is 0; and their
+    log-probabilities, float32[...].
   """
   if jnp.issubdtype(uniform.dtype, jnp.floating):
     upper = uniform.astype(jnp.float32) * 2**16
@@ -121,32 +128,41 @@ def categorical_from_uniform(
     uniform = jnp.stack(_joined(digits[::-1]), axis=-1)
   logits = logits.astype(jnp.float32)
   size = logits.shape[-1]
-  most = jnp.max(logits, axis=-1, keepdims=True)
-  share = jnp.where(logits > -jnp.inf, jnp.exp(logits - most), 0)
-  # Their sum is from 1/2 to 1, by a power of 2, which rounds nothing.
-  _, exponent = jnp.frexp(jnp.sum(share, axis=-1, keepdims=True))
-  # Computed once, and not by every sum that reads it.
-  share = jax.lax.optimization_barrier(jnp.ldexp(share, -exponent))
   width = min(size, _BLOCK)
+  most = jnp.max(logits, axis=-1, keepdims=True)
+  # Computed on its own: inside a sum, `exp` is several times slower on CPUs.
+  share = jax.lax.optimization_barrier(jnp.exp(logits - most))
   share = jnp.pad(share, [(0, 0)] * (share.ndim - 1) + [(0, -size % width)])
-  share = share.reshape(*share.shape[:-1], -1, width)
-
-  of_blocks = jax.lax.associative_scan(
-    _add, _words(*(jnp.sum(x, -1, jnp.uint32) for x in _parts(share))), axis=-1
+  sums = jnp.sum(share.reshape(*share.shape[:-1], -1, width), axis=-1)
+  total = jnp.sum(sums, axis=-1, keepdims=True)
+  # It becomes a number from 1/2 to 1 by a power of 2, which rounds nothing.
+  _, exponent = jnp.frexp(total)
+  of_block = _words(*_parts(jnp.ldexp(sums, -exponent)))
+  up_to = jax.lax.associative_scan(_add, of_block, axis=-1)
+  target = _upper_half(
+    (uniform[..., 0], uniform[..., 1]), tuple(x[..., -1] for x in up_to)
   )
-  total = tuple(x[..., -1] for x in of_blocks)
-  target = _upper_half((uniform[..., 0], uniform[..., 1]), total)
-  block = _count_up_to(of_blocks, target)
+  block = _count_up_to(up_to, target)
   before = tuple(
-    jnp.where(block > 0, _at(x, jnp.maximum(block, 1) - 1), 0)
-    for x in of_blocks
+    jnp.where(block > 0, _at(x, jnp.maximum(block, 1) - 1), 0) for x in up_to
   )
-  share = jnp.take_along_axis(share, block[..., None, None], axis=-2)
-  in_block = _words(
-    *(jnp.cumsum(x, -1, jnp.uint32) for x in _parts(share[..., 0, :]))
+  rest = _subtract(target, before)
+
+  place = block[..., None] * width + jnp.arange(width)
+  near = jnp.take_along_axis(
+    logits, place, axis=-1, mode="fill", fill_value=-jnp.inf
   )
-  token = _count_up_to(in_block, _subtract(target, before))
-  return jnp.minimum(block * width + token, size - 1).astype(jnp.int32)
+  share = jnp.ldexp(jnp.exp(near - most), -exponent)
+  in_block = _words(*(jnp.cumsum(x, -1, jnp.uint32) for x in _parts(share)))
+  rest = _stretched(
+    rest,
+    tuple(_at(x, block) for x in of_block),
+    tuple(x[..., -1] for x in in_block),
+  )
+  last = width - 1 - jnp.argmax(share[..., ::-1] > 0, axis=-1)
+  token = jnp.minimum(_count_up_to(in_block, rest), last)
+  logp = _at(near, token) - most[..., 0] - jnp.log(total[..., 0])
+  return (block * width + token).astype(jnp.int32), logp
 
 
 # Numbers of 64 bits are pairs of uint32, the upper half first.
@@ -176,6 +192,24 @@ def _add(a, b):
 
 def _subtract(a, b):
   return a[0] - b[0] - (a[1] < b[1]).astype(jnp.uint32), a[1] - b[1]
+
+
+def _stretched(x, old, new):
+  """`x · new / old` where `new` is nearly `old`, and `x` is less than it."""
+  longer = (new[0] > old[0]) | ((new[0] == old[0]) & (new[1] >= old[1]))
+  change = tuple(
+    jnp.where(longer, a, b)
+    for a, b in zip(_subtract(new, old), _subtract(old, new), strict=True)
+  )
+  x_float, change, old = (a[0] * 2.0**32 + a[1] for a in (x, change, old))
+  change *= x_float / jnp.maximum(old, 1)
+  upper = jnp.floor(change / 2.0**32)
+  lower = change - upper * 2.0**32
+  change = upper.astype(jnp.uint32), lower.astype(jnp.uint32)
+  return tuple(
+    jnp.where(longer, a, b)
+    for a, b in zip(_add(x, change), _subtract(x, change), strict=True)
+  )
 
 
 def _upper_half(a, b):

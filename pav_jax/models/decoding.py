@@ -150,7 +150,7 @@ def empty_suffixes(
     value = constrain(layout, jnp.zeros_like(key.swapaxes(3, 4)), *axes)
     return key, value
 
-  if layers.is_shallow(config):
+  if layers.is_unrolled(config):
     return tuple(empty() for _ in config.layers)
   return layers.repeated(config, empty())
 
@@ -205,7 +205,7 @@ def decode(
     Logits of the tokens that follow, and the suffixes with these tokens.
   """
   layout = layout and layout.decoding
-  unrolled = layers.is_shallow(config)
+  unrolled = layers.is_unrolled(config)
   positions = prefix_len + index
   length, room = (jax.tree.leaves(x)[0].shape[-1] for x in (shared, suffixes))
   key_position = jnp.arange(length) - offset[:, :, None]

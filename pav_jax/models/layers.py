@@ -2,7 +2,7 @@
 
 Parameters and caches of layers have one form: for each layer of a period, by
 its name, arrays stacked over periods; and under "remainder", unstacked, those
-of the layers after the last whole period. Where few layers are unrolled it is a
+of the layers after the last whole period. Where layers are unrolled it is a
 tuple over layers instead, see `unstack`.
 """
 
@@ -28,8 +28,8 @@ REST = "remainder"
 # The parameters of a kernel's adapter: its name, and one of these.
 LORA_A, LORA_B = "_lora_a", "_lora_b"
 
-# Layers of networks with so few may be unrolled.
-MAX_UNROLLED = 8
+# Layers are unrolled where there are so few, or so few of so small a width.
+MAX_UNROLLED, MAX_UNROLLED_NARROW, NARROW = 8, 32, 1024
 
 
 def kernel_init(inputs: int, *axes: str):
@@ -292,21 +292,30 @@ def _without_rest(tree: dict) -> dict:
 
 
 def is_shallow(config: TransformerConfig) -> bool:
+  """Whether a network has so few layers that compiling each costs little."""
+  return config.num_layers <= MAX_UNROLLED
+
+
+def is_unrolled(config: TransformerConfig) -> bool:
   """Whether decoding's layers are unrolled.
 
-  Slices of stacked caches and parameters would be copied for each token. Deeper
-  networks are scanned, so that programs stay small.
+  Slices of stacked caches and parameters would be copied for each token. Deep
+  networks are scanned, so that programs stay small; and so are wide ones, as
+  the unstacked parameters are a second copy.
   """
-  return config.num_layers <= MAX_UNROLLED
+  is_narrow = config.width <= NARROW
+  return is_shallow(config) or (
+    is_narrow and config.num_layers <= MAX_UNROLLED_NARROW
+  )
 
 
 def unstack(config: TransformerConfig, tree: PyTree) -> PyTree:
   """Parameters or caches of layers, as decoding wants them.
 
   Returns:
-    A tuple over layers if there are few, and else `tree`.
+    A tuple over layers if `is_unrolled`, and else `tree`.
   """
-  return layers_of(config, tree) if is_shallow(config) else tree
+  return layers_of(config, tree) if is_unrolled(config) else tree
 
 
 def layers_of(config: TransformerConfig, tree: PyTree) -> tuple[PyTree, ...]:

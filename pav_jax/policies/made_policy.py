@@ -189,7 +189,7 @@ class MadePolicy:
     """Samples what follows the first `num_given` of `tokens` in each row."""
 
     def next_token(position, logits):
-      drawn = randomness.categorical(keys[:, position], logits)
+      drawn, _ = randomness.categorical(keys[:, position], logits)
       given = position < num_given
       return jnp.where(given, tokens[:, position], drawn)
 

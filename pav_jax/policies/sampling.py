@@ -76,10 +76,11 @@ def draw(
   scaled = scale_logits(logits, temperature)
   if temperature:
     allowed = truncate(scaled, top_k, top_p)
-    token = randomness.categorical(keys, allowed)
+    token, logp = randomness.categorical(keys, allowed)
   else:
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  logp = logp_of(scaled, token)
+    allowed, token = None, jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  if allowed is not scaled:
+    logp = logp_of(scaled, token)
   if kept is not None:
     token = jnp.asarray(kept.ids, jnp.int32)[token]
   return token, logp

@@ -131,7 +131,7 @@ class Procedural(base.FixedProver):
 
     def next_token(state, column):
       position, row_keys, given = column
-      drawn = randomness.categorical(row_keys, logits[state])
+      drawn, _ = randomness.categorical(row_keys, logits[state])
       token = jnp.where(position < num_given, given, drawn)
       logp = jax.nn.log_softmax(logits[state])
       logp = jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]

@@ -43,7 +43,7 @@ def test_stacked_layers_are_treated_as_each_is(monkeypatch):
   of_text = [random(2, 2, 4, 7, seed=20 + i) for i in range(5)]
   stack = layers.stack(CONFIG, of_text)
   want = through(tuple(texts), tuple(steps), stack)
-  monkeypatch.setattr(layers, "MAX_UNROLLED", 0)
+  monkeypatch.setattr(layers, "is_unrolled", lambda config: False)
   got = through(layers.stack(CONFIG, texts), layers.stack(CONFIG, steps), stack)
   for x, y in zip(got, want, strict=True):
     jax.tree.map(np.testing.assert_array_equal, layers.layers_of(CONFIG, x), y)

@@ -61,7 +61,7 @@ def test_prefill_gives_the_full_pass_at_the_tokens_asked_for(params):
 
 
 # Four layers are unrolled, or scanned as those of deeper networks.
-@pytest.mark.parametrize("unrolled", [4, 2])
+@pytest.mark.parametrize("unrolled", [True, False])
 def test_rows_that_begin_at_different_times_get_the_logits_of_full_passes(
   unrolled, params, monkeypatch
 ):
@@ -77,7 +77,7 @@ def test_rows_that_begin_at_different_times_get_the_logits_of_full_passes(
   added = random_tokens(2, 3, num_decodes, seed=2)
   index = np.arange(num_decodes) % lengths[..., None]
   _, cache = prefill(CONFIG, params, texts.reshape(4, 9), np.zeros((4, 1), int))
-  monkeypatch.setattr(layers, "MAX_UNROLLED", unrolled)
+  monkeypatch.setattr(layers, "is_unrolled", lambda config: unrolled)
   shared = layers.unstack(CONFIG, decoding.join(cache, 2))
   unstacked = layers.unstack(CONFIG, params["layers"])
   params_there = {**params, "layers": unstacked}
@@ -156,7 +156,7 @@ def test_one_softmax_runs_over_shared_and_own_keys(softcap):
 
 
 def test_depth_does_not_enlarge_the_program(monkeypatch):
-  monkeypatch.setattr(layers, "MAX_UNROLLED", 2)
+  monkeypatch.setattr(layers, "is_unrolled", lambda config: False)
   sizes = []
   for num_layers in (4, 8):
     config = dataclasses.replace(CONFIG, num_layers=num_layers)

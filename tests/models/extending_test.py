@@ -30,10 +30,10 @@ def params():
   )
 
 
-@pytest.mark.parametrize("max_unrolled", [8, 0])
-def test_blocks_are_read_as_in_one_pass(params, max_unrolled, monkeypatch):
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_blocks_are_read_as_in_one_pass(params, unrolled, monkeypatch):
   """Rows with texts and own tokens of several lengths, two blocks."""
-  monkeypatch.setattr(layers, "MAX_UNROLLED", max_unrolled)
+  monkeypatch.setattr(layers, "is_unrolled", lambda config: unrolled)
   groups, rows, room, block = 2, 3, 8, 4
   rng = np.random.default_rng(1)
   texts = rng.integers(11, size=(groups, 6)).astype(np.int32)

@@ -139,7 +139,7 @@ FORMS = {
 def decoded(request, monkeypatch):
   """A golden model, whose decoding takes one of the two forms."""
   if FORMS[request.param] == "scanned":
-    monkeypatch.setattr(layers, "MAX_UNROLLED", 0)
+    monkeypatch.setattr(layers, "is_unrolled", lambda config: False)
   return load(request.param)[0]
 
 

@@ -82,7 +82,7 @@ def continue_by_full_passes(params, tokens, length, limit, keys):
   rows = np.arange(len(tokens))
   while going.any():
     logits = apply(CONFIG, params, tokens)[rows, length - 1]
-    drawn = randomness.categorical(
+    drawn, _ = randomness.categorical(
       keys[rows, np.minimum(length, keys.shape[1] - 1)],
       logits / POLICY.temperature,
     )

@@ -49,7 +49,7 @@ def actions_drawn(tables, keys, state):
   logits = tables[which, prefix]
   token_keys = randomness.keys_at(keys, jnp.zeros(keys.shape, int))
   logits = jnp.broadcast_to(logits[..., None, :], (*keys.shape, A))
-  action = randomness.categorical(token_keys, logits)
+  action, _ = randomness.categorical(token_keys, logits)
   child = A * prefix[..., None] + 1 + action
   which, depth = (
     jnp.broadcast_to(x[..., None], child.shape) for x in state[::2]
