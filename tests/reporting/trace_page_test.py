@@ -301,6 +301,65 @@ def chain_page(folder):
   return path, problem, rollout, exact
 
 
+def in_order_given(page):
+  """Leaves no trace open, and sorts them as they were given."""
+  page.press("c")
+  page.run("byId('sort').value = 'given'; arrange()")
+
+
+def test_it_begins_with_the_trace_that_loses_most_and_says_where(
+  tmp_path, open_page
+):
+  path, *_, exact = chain_page(tmp_path)
+  drops = np.round(np.diff(exact), 5)
+  trace, step = np.unravel_index(np.argmin(drops), drops.shape)
+  with open_page(path) as page:
+    # The verifier is blind and loses nothing, so the first trace is open.
+    first = "document.querySelector('main > details')"
+    assert page.run(f"{first}.open") is True
+    assert page.run(f"{first}.querySelector('.told').textContent").startswith(
+      "No step lowers the value; the answer is "
+    )
+    page.run("byId('shown').value = 1; draw()")
+    page.press("c")
+    page.run(f"{first}.querySelector('summary').click()")
+    assert page.run(f"{first}.dataset.index") == str(trace)
+    told = page.run(f"{first}.querySelector('.told').textContent")
+    assert told.startswith(
+      f"Step {step + 1} loses the most of all steps of all traces: exact falls "
+    )
+    assert "by exact," in page.run("byId('about').textContent")
+
+
+def test_text_is_searched(tmp_path, open_page):
+  path, problem, rollout, _ = chain_page(tmp_path)
+  texts = [
+    problem.vocabulary.decode(tokens[:end])
+    for tokens, end in zip(
+      rollout.tokens, rollout.prefix_len[:, -1], strict=True
+    )
+  ]
+  wanted = texts[4].strip()[:12]
+  keep = [i for i, text in enumerate(texts) if wanted in text]
+  assert 0 < len(keep) < 12
+  shown = (
+    "[...document.querySelectorAll('main > details:not([hidden])')]"
+    ".map(r => Number(r.dataset.index))"
+  )
+  with open_page(path) as page:
+    in_order_given(page)
+    page.press("/")
+    assert page.run("document.activeElement.id") == "search"
+    for key in wanted:
+      page.press(key)
+    assert page.run("byId('search').value") == wanted
+    assert page.run(shown) == keep
+    page.run("byId('search').value = 'no such text'; arrange()")
+    assert page.run(shown) == []
+    assert page.run("byId('none').hidden") is False
+    assert page.problems == []
+
+
 def test_a_person_sees_where_it_went_wrong(tmp_path, open_page):
   path, problem, rollout, exact = chain_page(tmp_path)
   data = parsed(path).data
@@ -308,6 +367,7 @@ def test_a_person_sees_where_it_went_wrong(tmp_path, open_page):
   correct = int(rollout.outcome.sum())
   assert (pits >= 0).any() and 0 < correct < 12  # the example shows something
   with open_page(path) as page:
+    in_order_given(page)
     assert page.run("document.title") == "chain"
     rows = "document.querySelectorAll('main > details:not([hidden])')"
     assert page.run(f"{rows}.length") == 12
@@ -378,6 +438,7 @@ def test_keys_filters_and_orders(tmp_path, open_page):
   rows = "[...document.querySelectorAll('main > details:not([hidden])')]"
 
   with open_page(path) as page:
+    in_order_given(page)
 
     def order():
       return page.run(f"{rows}.map(r => Number(r.dataset.index))")
