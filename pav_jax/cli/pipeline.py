@@ -142,7 +142,14 @@ def pipeline(
     seconds=time.monotonic() - start,
     seeds=list(seeds),
   )
-  progress.say(f"wrote {workdir / 'report.json'}")
+  progress.finish([workdir / "report.json"])
+  for seed, home in homes.items():
+    of_seed = f", seed {seed}" if len(seeds) > 1 else ""
+    for part in parts:
+      if verdict := _report(home / part.name).get("verdict"):
+        progress.say(f"{part.name}{of_seed}: {verdict}")
+      for page in sorted((home / part.name).glob("*.html")):
+        progress.say(f"{part.name}{of_seed}: {page} is to be looked at")
 
 
 def summarize(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

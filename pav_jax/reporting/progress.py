@@ -1,13 +1,17 @@
 """What a person sees while a run goes on, and at its end."""
 
+import io
+import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
 import rich.text
+
+from pav_jax import files
 
 _console = rich.console.Console(highlight=False)
 if not _console.is_terminal:
@@ -128,11 +132,34 @@ def duration(seconds: float) -> str:
   )
 
 
+def finish(written: Iterable[pathlib.Path], verdict: str = "") -> None:
+  """What a run says last.
+
+  Args:
+    written: files and directories with its results.
+    verdict: what came of it, in a line.
+  """
+  for path in written:
+    say(f"wrote {path}")
+  if verdict:
+    say(verdict)
+
+
 def table(
-  title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+  title: str,
+  columns: Sequence[str],
+  rows: Sequence[Sequence[str]],
+  *,
+  path: pathlib.Path | None = None,
 ) -> None:
-  """Prints a small table; the first column names the rows."""
-  say(title)
+  """Prints a small table; the first column names the rows.
+
+  Args:
+    title: what it shows.
+    columns: their names.
+    rows: of cells.
+    path: a file to write it to instead, for one that is too long to look at.
+  """
   drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   for index, column in enumerate(columns):
     drawn.add_column(
@@ -140,4 +167,10 @@ def table(
     )
   for row in rows:
     drawn.add_row(*(rich.text.Text(cell) for cell in row))
-  _console.print(drawn)
+  if path is None:
+    say(title)
+    _console.print(drawn)
+  else:
+    text = io.StringIO()
+    rich.console.Console(file=text, width=200).print(drawn)
+    files.write_text(path, f"{title}\n{text.getvalue()}")

@@ -371,6 +371,11 @@ def _report(
     fit = closed_form.compare(problem, targets)
     checked = {"closed_form": fit} if fit else {}
   figure = collect_plots.figure(workdir, collected)
+  verdict = (
+    f"{collected['labels']:,} prefixes of {collected['traces']:,} responses "
+    f"have values, by {spent.completions:,} completions; "
+    f"{100 * collected['accuracy']:.1f} % of responses are correct"
+  )
   write_config(workdir)
   write_report(
     workdir / "report.json",
@@ -380,13 +385,14 @@ def _report(
     work=work,
     strategy=describe(strategy),
     checkpoint=manifest.checkpoint,
+    verdict=verdict,
     **checked,
   )
   collect_plots.print_tables(experiment, collected, work)
   if checked:
     _print_fit(checked["closed_form"])
-  for path in (workdir / "report.json", workdir / TARGETS, figure):
-    progress.say(f"wrote {path}")
+  written = workdir / "report.json", workdir / TARGETS, figure
+  progress.finish(written, verdict)
   return collected
 
 

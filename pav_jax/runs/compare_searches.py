@@ -340,6 +340,7 @@ def _write(
           row = {"method": name, "n": number} | row
           file.write(json.dumps(row) + "\n")
   figures = search_plots.every(workdir, report, more)
+  verdict = search_report.verdict(report)
   write_config(workdir)
   write_report(
     workdir / "report.json",
@@ -348,11 +349,13 @@ def _write(
     seconds=time.monotonic() - start,
     problems=settings.num_problems,
     samples=settings.num_samples,
+    verdict=verdict,
     **more,
   )
-  search_report.print_tables(experiment, report, more["alpha"])
-  for path in (workdir / "report.json", workdir / "rows.jsonl", *figures):
-    progress.say(f"wrote {path}")
+  table = workdir / "table.txt"
+  search_report.write_table(table, experiment, report, more["alpha"])
+  written = [workdir / name for name in ("report.json", "rows.jsonl")]
+  progress.finish([*written, table, *figures], verdict)
 
 
 def _identity(

@@ -167,6 +167,10 @@ def _write(job: Job, fitted: Fitted, tested: dict[str, Any]) -> None:
     {"policy": tested},
     [job.workdir / "policy", figure],
     training={"tokens_per_second": fitted.tokens_per_second},
+    verdict=f"of {tested['problems']} new problems, a sample of the policy "
+    f"solves {100 * tested['accuracy']:.1f} ± "
+    f"{100 * tested['standard_error']:.1f} %, its greedy response "
+    f"{100 * tested['greedy_accuracy']:.1f} %",
   )
 
 

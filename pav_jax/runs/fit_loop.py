@@ -236,6 +236,7 @@ def write_report(
   written: Sequence[pathlib.Path],
   *,
   training: Mapping[str, Any],
+  verdict: str,
   **more: Any,
 ) -> None:
   """Writes report.json, closes the log, and says which files there are.
@@ -246,6 +247,7 @@ def write_report(
     arms: see `reporting.metrics.write_report`.
     written: files besides report.json and metrics.jsonl.
     training: for the report.
+    verdict: what came of it, in a line.
     **more: for the report.
   """
   write_config(job.workdir)
@@ -255,12 +257,12 @@ def write_report(
     experiment=job.experiment,
     arms=arms,
     seconds=fitted.seconds_before + time.monotonic() - job.began,
+    verdict=verdict,
     training={"steps": job.num_steps, "kept_step": fitted.step, **training},
     **more,
   )
   fitted.log.close()
-  for path in (report, job.workdir / "metrics.jsonl", *written):
-    progress.say(f"wrote {path}")
+  progress.finish((report, job.workdir / "metrics.jsonl", *written), verdict)
 
 
 def _resume(

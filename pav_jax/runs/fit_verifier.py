@@ -320,6 +320,7 @@ def _tested(
   validated = fitted.log.rows("validation")
   figures.append(fit_plots.summary(job.workdir, loss, validated))
   rate = fitted.tokens_per_second
+  middle = tested["outcome"]["auc"]["middle"]
   fit_loop.write_report(
     job,
     fitted,
@@ -332,6 +333,12 @@ def _tested(
       "completions": int(train.num_completions.sum(dtype=np.int64)),
       "traces_per_second": rate and rate / train.tokens.shape[1],
     },
+    verdict=f"midway through {tested['traces']} traces of the test, the "
+    + (
+      "outcome cannot be told: all are alike"
+      if middle is None
+      else f"verifier tells the outcome with AUC {middle:.3f} (.5 is chance)"
+    ),
     **more,
   )
   return processes.agree(tested)

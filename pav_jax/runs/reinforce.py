@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -236,21 +236,34 @@ def reinforce(
   report, more, figures = reporter.report(arms)
   if not processes.is_first():
     return report
+  verdict = _verdict(report)
   write_config(workdir)
   write_report(
     run.workdir / "report.json",
     experiment=experiment,
     arms=report,
     seconds=seconds + time.monotonic() - began,
+    verdict=verdict,
     **more,
     **({"tuning": tuning} if reporter.tunes else {}),
   )
   reporter.print_table(experiment, report)
   written = ("report.json", "metrics.jsonl", "config.gin", "lanes")
-  for path in [*(run.workdir / name for name in written), *figures]:
-    if path.exists():
-      progress.say(f"wrote {path}")
+  paths = [*(run.workdir / name for name in written), *figures]
+  progress.finish(filter(pathlib.Path.exists, paths), verdict)
   return report
+
+
+def _verdict(report: Mapping[str, Mapping[str, Any]]) -> str:
+  """The accuracy that the best arms end with."""
+  ends = {
+    name: of_arm.get("final_accuracy", of_arm.get("accuracy"))
+    for name, of_arm in report.items()
+  }
+  best = sorted(ends, key=lambda name: -np.mean(ends[name]))[:5]
+  return "accuracy at the end: " + "; ".join(
+    f"{name} {100 * np.mean(ends[name]):.1f} %" for name in best
+  )
 
 
 def open_run(workdir: pathlib.Path, settings: RlSettings) -> Run:

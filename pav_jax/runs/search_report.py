@@ -1,6 +1,7 @@
 """What a comparison of searches says: rows of re-rankers, summary, tables."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -245,8 +246,25 @@ def outcome_errors(
   return out
 
 
-def print_tables(
-  experiment: str, report: Mapping[str, Any], tuned: Mapping[str, Any]
+def verdict(report: Mapping[str, Any]) -> str:
+  """The five best methods at the largest N that they were tried at."""
+  best = sorted(
+    (name for name in report if name != "Pass@N"),
+    key=lambda name: -report[name]["accuracy"][-1],
+  )[:5]
+  return "accuracy: " + "; ".join(
+    f"{name} (N = {report[name]['n'][-1]}) "
+    f"{100 * report[name]['accuracy'][-1]:.1f} ± "
+    f"{100 * report[name]['standard_error'][-1]:.1f} %"
+    for name in best
+  )
+
+
+def write_table(
+  path: pathlib.Path,
+  experiment: str,
+  report: Mapping[str, Any],
+  tuned: Mapping[str, Any],
 ) -> None:
   """Accuracy of every method at every size, and what it cost."""
 
@@ -277,4 +295,5 @@ def print_tables(
     "ORM at equal N, tokens, FLOPs",
     ["", "N", "accuracy", "tokens", "M", "equal N", "tokens", "FLOPs"],
     rows,
+    path=path,
   )
