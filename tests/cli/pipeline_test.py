@@ -23,7 +23,13 @@ def add_one(workdir, experiment, *, number: int = gin.REQUIRED, before=None):
       "arms"
     ]["sum"]
   (pathlib.Path(workdir) / "report.json").write_text(
-    json.dumps({"arms": {"sum": number + 1}, "name": experiment})
+    json.dumps(
+      {
+        "arms": {"sum": number + 1},
+        "name": experiment,
+        "verdict": f"it is {number + 1}",
+      }
+    )
   )
 
 
@@ -56,6 +62,20 @@ def test_parts_run_in_order_on_what_was_made_before(tmp_path, parts):
   # 3 + 1, then 10 + 4 + 1
   assert values(tmp_path / "w", "first")["arms/sum"]["values"] == [4]
   assert values(tmp_path / "w", "second")["arms/sum"]["values"] == [15]
+
+
+def test_it_ends_with_what_came_of_each_part(tmp_path, parts, capsys):
+  (tmp_path / "w" / "second").mkdir(parents=True)
+  page = tmp_path / "w" / "second" / "page.html"
+  page.write_text("")
+  pipeline(tmp_path / "w", "both", parts=parts, seeds=[3])
+  printed = capsys.readouterr().out.splitlines()
+  # 3 + 1, then 10 + 4 + 1
+  assert printed[-3:] == [
+    "first: it is 4",
+    "second: it is 15",
+    f"second: {page} is to be looked at",
+  ]
 
 
 def test_each_seed_has_directories_of_its_own(tmp_path, parts):

@@ -177,6 +177,14 @@ def test_the_report_sums_up_the_rows(finished):
   assert whole["arms"] == report and whole["problems"] == NUM
   assert whole["alpha"]["alphas"] == [0.0, 1.0]
   assert whole["outcome_error"]["step"] == [1, 2]
+  # A line for every row of a method and a size.
+  table = (workdir / "table.txt").read_text()
+  assert table.count(" ± ") >= sum(len(x["n"]) for x in report.values())
+  best = max(
+    (name for name in report if name != "Pass@N"),
+    key=lambda name: report[name]["accuracy"][-1],
+  )
+  assert whole["verdict"].startswith(f"accuracy: {best} (N = ")
   for figure in "accuracy", "pass_at_n", "alpha", "outcome_error":
     assert (workdir / f"{figure}.png").stat().st_size > 1000
 
