@@ -211,7 +211,9 @@ def train(job: Job, state: FitState) -> Fitted:
       if end % job.validate_every == 0 or end == total:
         now, measures = _validate(job, log, last, best, end, now, state.base)
         note += " · validation: " + " · ".join(
-          f"{name} {x:.3g}" for name, x in measures.items()
+          f"{name} {x:.3g}"
+          for name, x in measures.items()
+          if name != "tokens_per_second"  # of sampling, compilation included
         )
       stop = told_to_stop()
       if stop or end % settings.checkpoint_every == 0 or end == total:
