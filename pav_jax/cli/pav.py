@@ -24,6 +24,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from pav_jax.cli.quick import keep_programs
+
 # What each is called, and the module whose `main` it is.
 COMMANDS = {
   "list": "pav_jax.cli.list_experiments",
@@ -56,4 +58,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 2
+  keep_programs()
   return importlib.import_module(COMMANDS[name]).main(rest)

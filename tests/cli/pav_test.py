@@ -1,5 +1,6 @@
 """Which command is run, and what is said of others."""
 
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,21 @@ MODULES = {
   "import-labels": import_labels,
   "export-verifier": export_verifier,
 }
+
+
+def test_compiled_programs_are_kept_unless_told_where(monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+  seen = []
+  monkeypatch.setattr(
+    list_experiments,
+    "main",
+    lambda _: seen.append(os.environ["JAX_COMPILATION_CACHE_DIR"]) or 0,
+  )
+  assert pav.main(["list"]) == 0
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  assert pav.main(["list"]) == 0
+  assert seen == ["elsewhere", str(tmp_path / "pav_jax" / "jax")]
 
 
 def test_every_command_is_a_modules():
