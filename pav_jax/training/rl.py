@@ -259,7 +259,9 @@ class Trainer:
     logp_ref = place.logp(policy, reference, rollout)
     q = q_policy = None
     if reading is not None:
-      prover_params = adapters.join(state.prover, base)
+      prover_params = ()
+      if arm.uses_policy:
+        prover_params = adapters.join(state.prover, base)
       q = place.values(reading, policy, prover_params, prover_key, rollout)
     if arm.num_rollouts:
       q_policy = place.values(own_values, policy, params, policy_key, rollout)

@@ -180,13 +180,16 @@ class Fixed(provers.FixedProver):
     return np.asarray(ones_and_zeros(rollout, self.q))
 
 
-def test_a_fixed_prover_is_asked_once_of_the_rollouts_and_keeps_no_params():
+# Where adapters are trained, what they are beside is the base.
+@pytest.mark.parametrize("base", [(), {"kernel": jnp.ones(3)}])
+def test_a_fixed_prover_is_asked_once_of_the_rollouts_and_keeps_no_params(base):
   prover = Fixed([])
   one = trainer(Arm("a", PROGRESS, SGD, prover))
   params = {"logits": jnp.zeros((2, 2))}
   state = one.init_state(KEY, params)
   assert state.prover == ()
-  state, metrics, seen = one.iterate(state, params, KEY, one.turn(0))
+  state, metrics, seen = one.iterate(state, params, KEY, one.turn(0), base)
+  assert state.prover == ()
   assert len(prover.asked) == 1
   np.testing.assert_array_equal(prover.asked[0], seen.rollout.tokens)
   assert metrics["k"] == 1
