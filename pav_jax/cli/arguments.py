@@ -37,6 +37,8 @@ def told(run: Callable[[], str | None]) -> int:
     text = run()
   except (ValueError, OSError, ImportError) as error:
     message = str(error).strip() or repr(error)
+    if isinstance(error, OSError) and error.filename:
+      message = f"{error.filename}: {error.strerror}"
     print(f"error: {message.splitlines()[0]}", file=sys.stderr)
     return 2
   if text is not None:

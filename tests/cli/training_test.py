@@ -165,7 +165,7 @@ def test_a_file_of_a_few_lines_is_refused(tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["nowhere.jsonl"], "nowhere.jsonl"),
+    (["nowhere.jsonl"], "error: nowhere.jsonl: No such file or directory"),
     (["{path}", "SEDES=1"], "SEDES; did you mean SEEDS?"),
     (["{path}", "SEEDS=x"], "SEEDS is 'x', expected a list"),
     (["{path}", "sft/Part.more=['NUM_STEPS=0.5']"], "sft: NUM_STEPS is 0.5"),
