@@ -3,6 +3,10 @@
 import importlib
 import importlib.util
 import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
 class MissingPackageError(ImportError):
@@ -45,3 +49,29 @@ def require_installed(module: str, *, package: str, purpose: str) -> None:
       f"{purpose} needs {package}, which is not installed: pip install "
       f"{package}"
     )
+
+
+def needs(module: str, *, package: str, purpose: str) -> Callable[[Fn], Fn]:
+  """Decorates a function that gets to a package only after long work.
+
+  Args:
+    module: as of `require_installed`, as are the others.
+    package: what `pip install` knows the package by.
+    purpose: what needs it.
+  """
+
+  def mark(fn: Fn) -> Fn:
+    fn.needed = {"module": module, "package": package, "purpose": purpose}
+    return fn
+
+  return mark
+
+
+def check_needs(fn: Callable[..., Any]) -> None:
+  """Checks that what `needs` says of a function is there.
+
+  Raises:
+    MissingPackageError: if it is not.
+  """
+  if needed := getattr(fn, "needed", None):
+    require_installed(**needed)

@@ -179,8 +179,8 @@ def walk(home, python):
   someone = Walk(here, new)
   constraints = ROOT / "constraints.txt"
   someone.step(
-    "pip install 'pav_jax[hf]'",
-    [new, "-m", "pip", "install", "-c", constraints, f"{wheel}[hf]"],
+    "pip install 'pav_jax[data,hf]'",
+    [new, "-m", "pip", "install", "-c", constraints, f"{wheel}[data,hf]"],
   )
 
   assert someone.pav("list").splitlines()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import gin
 
+from pav_jax import packages
 from pav_jax.cli import kinds, registry
 from pav_jax.cli.bindings import Reference, calls, parameters, resolve
 from pav_jax.cli.gin_files import (
@@ -127,6 +128,7 @@ def check_bound() -> None:
   Raises:
     ValueError: if it needs a value that nothing binds, or a value is not what
       its parameter takes.
+    packages.MissingPackageError: if it needs a package that is not installed.
   """
   experiment = gin.get_bindings("run", resolve_references=False).get(
     "experiment"
@@ -156,6 +158,8 @@ def check_bound() -> None:
       f"nothing binds {', '.join(required)}, expected a gin file that does"
     )
   kinds.check(found)
+  for call in found:
+    packages.check_needs(call.target)
 
 
 def parse_flags(

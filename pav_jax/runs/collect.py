@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from pav_jax import packages
 from pav_jax.checks import check_positive
 from pav_jax.data import step_targets
 from pav_jax.data.step_targets_writer import Writer
@@ -136,6 +137,11 @@ class CollectSettings:
     )
 
 
+@packages.needs(
+  "tensorflow",
+  package="'pav_jax[data]'",
+  purpose="writing values of prefixes (Linux, Python below 3.13)",
+)
 def collect(
   workdir: str | os.PathLike, experiment: str, settings: CollectSettings
 ) -> dict[str, Any]:

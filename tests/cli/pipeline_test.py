@@ -5,7 +5,7 @@ import pathlib
 import gin
 import pytest
 
-from pav_jax import files
+from pav_jax import files, packages
 from pav_jax.cli import configuration, gin_files
 from pav_jax.cli.pipeline import Part, pipeline, summarize
 
@@ -31,6 +31,13 @@ def add_one(workdir, experiment, *, number: int = gin.REQUIRED, before=None):
       }
     )
   )
+
+
+@gin.register
+@packages.needs("no_such_module", package="no-such", purpose="writing")
+def needy(workdir, experiment):
+  """An experiment that would fail at its end."""
+  CALLS.append(experiment)
 
 
 @pytest.fixture
@@ -190,6 +197,20 @@ def test_bad_lists_are_refused(tmp_path, names, seeds, message):
 def test_one_seed_is_no_list_of_them(tmp_path, no_shape_checks):
   with pytest.raises(ValueError, match=r"seeds are 3, expected some"):
     pipeline(tmp_path, "x", parts=[Part("a", "x.gin")], seeds=3)
+
+
+def test_a_package_that_a_later_part_lacks_is_told_before_the_first(
+  tmp_path, parts
+):
+  later = Part(
+    "later", parts[0].gin_file, ["run.experiment=@needy", "NUMBER=1"]
+  )
+  with pytest.raises(
+    packages.MissingPackageError,
+    match="writing needs no-such, which is not installed: pip install no-such",
+  ):
+    pipeline(tmp_path / "w", "both", parts=[*parts, later])
+  assert not CALLS
 
 
 def test_missing_gin_file_is_named_first(tmp_path, parts):
