@@ -197,7 +197,14 @@ def tokenize(
     for (ids_of, encode), texts in zip(encoders, parts, strict=True):
       for part in texts:
         if part not in ids_of:
-          ids_of[part] = _encoded(part, encode, vocabulary, trace.where)
+          ids_of[part] = _encoded(part, encode, trace.where)
+    for step in trace.steps:
+      # A prompt may have them: a chat ends each of its messages.
+      if {vocabulary.eos_id, vocabulary.pad_id} & set(steps[step]):
+        raise ValueError(
+          f"{trace.where}: text {_excerpt(step)} has padding or end among its "
+          "tokens"
+        )
     row = list(prompts[trace.prompt])
     lengths = [len(row)]
     for number, step in enumerate(trace.steps, 1):
@@ -278,18 +285,12 @@ def _padded(rows: list[list[int]], fill: list[int]) -> np.ndarray:
 def _encoded(
   part: str,
   encode: Callable[[str], Sequence[int]],
-  vocabulary: vocabularies.TextTokens,
   where: str,
 ) -> list[int]:
   try:
-    ids = [int(i) for i in encode(part)]
+    return [int(i) for i in encode(part)]
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from error
-  if vocabulary.eos_id in ids or vocabulary.pad_id in ids:
-    raise ValueError(
-      f"{where}: text {_excerpt(part)} has padding or end among its tokens"
-    )
-  return ids
 
 
 def _delimiter_ids(

@@ -104,6 +104,9 @@ def test_a_file_of_questions_becomes_a_policy_and_a_verifier(files, tmp_path):
   verifier = pav_jax.load_verifier(trained.verifier)
   answers = policy.sample("3+1", n=2)
   assert len(verifier.score(answers)) == 2
+  # Text is read as well, behind a chat whose messages end as responses do.
+  text = verifier.score(("3+1", "3+1=4\n4"), is_whole=False)
+  assert [step.text for step in text.steps] == ["3+1=4", "4"]
   # The prompt is the chat of the model's own template, and the problem's.
   asked = TOKENIZER.decode(policy.text_format.encode_problem("3+1"))
   assert asked.endswith(

@@ -132,6 +132,19 @@ def test_texts_that_cannot_be_tokens_are_refused():
     step_labels.to_targets([], PROBLEM)
 
 
+def test_a_prompt_may_have_the_end_as_the_messages_of_a_chat_do():
+  class Chat(PlainText):
+    def encode_problem(self, problem):
+      return [*super().encode_problem(problem), VOCABULARY.eos_id, COLON]
+
+  trace = Trace("1", ("2",), (True,))
+  tokens, prefix_len = step_labels.tokenize([trace], Chat(VOCABULARY))
+  end = VOCABULARY.eos_id
+  # Integers are from 11: the problem 1, and the step 2 with its newline, 2.
+  assert tokens.tolist() == [[12, end, COLON, 13, 2]]
+  assert prefix_len.tolist() == [[3, 5]]
+
+
 def test_a_delimiter_that_is_not_encoded_as_one_is_refused():
   @dataclasses.dataclass(frozen=True)
   class Lossy(Characters):
