@@ -320,7 +320,7 @@ def _tested(
   validated = fitted.log.rows("validation")
   figures.append(fit_plots.summary(job.workdir, loss, validated))
   rate = fitted.tokens_per_second
-  middle = tested["outcome"]["auc"]["middle"]
+  middle = tested.get("outcome", {}).get("auc", {}).get("middle")
   fit_loop.write_report(
     job,
     fitted,
@@ -333,11 +333,11 @@ def _tested(
       "completions": int(train.num_completions.sum(dtype=np.int64)),
       "traces_per_second": rate and rate / train.tokens.shape[1],
     },
-    verdict=f"midway through {tested['traces']} traces of the test, the "
+    verdict=f"tested on {tested['traces']} traces"
     + (
-      "outcome cannot be told: all are alike"
+      ""
       if middle is None
-      else f"verifier tells the outcome with AUC {middle:.3f} (.5 is chance)"
+      else f"; midway it tells the outcome with AUC {middle:.3f} (.5 is chance)"
     ),
     **more,
   )
