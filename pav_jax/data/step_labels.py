@@ -190,21 +190,19 @@ def tokenize(
   # Traces of a file share most of their texts.
   prompts: dict[str, list[int]] = {}
   steps: dict[str, list[int]] = {}
-  encoders = ((prompts, problem.encode_problem), (steps, vocabulary.encode))
+  # A prompt may have these: a chat ends each of its messages.
+  ends = {vocabulary.eos_id, vocabulary.pad_id}
+  encoders = (
+    (prompts, problem.encode_problem, set()),
+    (steps, vocabulary.encode, ends),
+  )
   tokens, prefix_len = [], []
   for trace in traces:
     parts = ([trace.prompt], trace.steps)
-    for (ids_of, encode), texts in zip(encoders, parts, strict=True):
+    for (ids_of, encode, refused), texts in zip(encoders, parts, strict=True):
       for part in texts:
         if part not in ids_of:
-          ids_of[part] = _encoded(part, encode, trace.where)
-    for step in trace.steps:
-      # A prompt may have them: a chat ends each of its messages.
-      if {vocabulary.eos_id, vocabulary.pad_id} & set(steps[step]):
-        raise ValueError(
-          f"{trace.where}: text {_excerpt(step)} has padding or end among its "
-          "tokens"
-        )
+          ids_of[part] = _encoded(part, encode, refused, trace.where)
     row = list(prompts[trace.prompt])
     lengths = [len(row)]
     for number, step in enumerate(trace.steps, 1):
@@ -285,12 +283,18 @@ def _padded(rows: list[list[int]], fill: list[int]) -> np.ndarray:
 def _encoded(
   part: str,
   encode: Callable[[str], Sequence[int]],
+  refused: set[int],
   where: str,
 ) -> list[int]:
   try:
-    return [int(i) for i in encode(part)]
+    ids = [int(i) for i in encode(part)]
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from error
+  if refused & set(ids):
+    raise ValueError(
+      f"{where}: text {_excerpt(part)} has padding or end among its tokens"
+    )
+  return ids
 
 
 def _delimiter_ids(

@@ -77,9 +77,10 @@ def draw(
   if temperature:
     allowed = truncate(scaled, top_k, top_p)
     token, logp = randomness.categorical(keys, allowed)
+    if allowed is not scaled:
+      logp = logp_of(scaled, token)
   else:
-    allowed, token = None, jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  if allowed is not scaled:
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logp = logp_of(scaled, token)
   if kept is not None:
     token = jnp.asarray(kept.ids, jnp.int32)[token]

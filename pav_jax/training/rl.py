@@ -249,8 +249,8 @@ class Trainer:
       for stream in (_SAMPLE, _PROVE, _POLICY_VALUES)
     )
     if arm.uses_policy:
-      prover_params = place.choose(now.refreshes, state.params, state.prover)
-      state = dataclasses.replace(state, prover=prover_params)
+      of_prover = place.choose(now.refreshes, state.params, state.prover)
+      state = dataclasses.replace(state, prover=of_prover)
     reading, outer = provers.split_pure(arm.prover)
     own_values = MonteCarlo(self.problem, max(arm.num_rollouts, 1))
 
@@ -259,10 +259,8 @@ class Trainer:
     logp_ref = place.logp(policy, reference, rollout)
     q = q_policy = None
     if reading is not None:
-      prover_params = ()
-      if arm.uses_policy:
-        prover_params = adapters.join(state.prover, base)
-      q = place.values(reading, policy, prover_params, prover_key, rollout)
+      of_prover = adapters.join(state.prover, base) if arm.uses_policy else ()
+      q = place.values(reading, policy, of_prover, prover_key, rollout)
     if arm.num_rollouts:
       q_policy = place.values(own_values, policy, params, policy_key, rollout)
     rollout = place.grade(self.problem, policy, rollout)

@@ -15,42 +15,11 @@ from pav_jax.policies.for_problem import export, language_model
 from pav_jax.problems.base import SPLITS
 from pav_jax.problems.json_lines import JsonLines
 from pav_jax.problems.prompt_format import chat_prompt
+from tools.walk import SETTINGS, SIZES
 
 TOKENIZER = Tokenizer(
   str(pathlib.Path(__file__).parents[1] / "data" / "tokenizers" / "byte_level")
 )
-SMALL = {
-  "sft": [
-    "NUM_ROWS=1",
-    "ROW_LENGTH=160",
-    "NUM_STEPS=2",
-    "Stage.warmup_steps=1",
-    "TEST_SAMPLES=1",
-    "FinetuneEvaluationConfig.num_batches=1",
-  ],
-  "collect": ["NUM_PROBLEMS=12", "NUM_SEEDS=1", "NUM_COMPLETIONS=1"],
-  "verifier": [
-    "NUM_STEPS=2",
-    "WARMUP_STEPS=1",
-    "READER_LAYERS=0",
-    "AUX_WEIGHT=0.0",
-  ],
-  "traces": ["NUM_TRACES=2"],
-  "search": [
-    "NUM_PROBLEMS=2",
-    "NUM_SAMPLES=2",
-    "NS=(1, 2)",
-    "ARMS=[@pav/BeamArm()]",
-    "ALPHAS=(0.5,)",
-    "MAX_STEP_TOKENS=8",
-  ],
-}
-SHORT = [
-  "JsonLines.max_prompt_len=96",
-  "JsonLines.max_response_len=24",
-  "JsonLines.max_steps=4",
-  "NUM_SLOTS=8",
-]
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +63,8 @@ def files(tmp_path_factory):
 def test_a_file_of_questions_becomes_a_policy_and_a_verifier(files, tmp_path):
   path, model = files
   bindings = [
-    f"{part}/Part.more={[*SHORT, *settings]!r}"
-    for part, settings in SMALL.items()
+    f"{part}/Part.more={[*SETTINGS, *settings]!r}"
+    for part, settings in SIZES.items()
   ]
   trained = pav_jax.train(
     path, workdir=tmp_path / "w", checkpoint=model, bindings=bindings
