@@ -150,6 +150,7 @@ def pav_jax_seconds(work, path, dtype, num_slots):
   import jax.numpy as jnp
   import numpy as np
 
+  from benchmarks.sampling import product_rate, work_per_token
   from pav_jax import models
   from pav_jax.policies.language_model import LanguageModel
   from pav_jax.rollout import Rollout
@@ -211,19 +212,9 @@ def pav_jax_seconds(work, path, dtype, num_slots):
   assert sampled > 0.98 * num_tokens(work), "samples ended early"
   seconds *= num_tokens(work) / sampled
 
-  x = jnp.ones((num_slots, config.width), dtype)
-  w = jnp.ones((config.width, config.mlp_width), dtype)
-  product = jax.jit(lambda x, w: x @ w)
-  least = min(seconds_of(lambda: product(x, w))[0] for _ in range(200))
-  rate = 2 * num_slots * config.width * config.mlp_width / least
-  head = config.num_heads * config.head_dim
-  kv = config.num_kv_heads * config.head_dim
-  layer = 2 * config.width * (head + kv) + 3 * config.width * config.mlp_width
-  layer += 2 * head * (given.mean() + work.new / 2)
-  work_per_token = 2 * (
-    config.num_layers * layer + config.width * config.vocab_size
-  )
-  part = work_per_token * num_tokens(work) / seconds / rate
+  rate = product_rate(num_slots, config, 10, dtype)
+  operations = work_per_token(config, given.mean() + work.new / 2)
+  part = operations * num_tokens(work) / seconds / rate
   return seconds, (
     f"{num_slots} slots, {100 * part:.0f} % of the speed of products, "
     f"{rate / 1e9:.0f} GFLOP/s"
@@ -293,9 +284,13 @@ def main():
     for _ in range(args.repeats):
       for name, known in rates.items():
         python = sys.executable if name == "pav_jax" else args.peer_python
-        command = [python, __file__, f"--measure={name}", *files, *same]
+        command = [python, "-m", "benchmarks.peers", f"--measure={name}"]
         run = subprocess.run(
-          command, capture_output=True, text=True, check=False
+          [*command, *files, *same],
+          capture_output=True,
+          text=True,
+          check=False,
+          cwd=pathlib.Path(__file__).parents[1],
         )
         if run.returncode:
           raise SystemExit(f"{name}: {run.stderr[-2000:]}")

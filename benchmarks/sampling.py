@@ -48,10 +48,10 @@ def seconds_of(fn, *, repeats):
   return min(times), out
 
 
-def product_rate(rows, config, repeats):
+def product_rate(rows, config, repeats, dtype="float32"):
   """Operations per second of a product of the MLP's shape."""
-  x = jnp.ones((rows, config.width))
-  w = jnp.ones((config.width, config.mlp_width))
+  x = jnp.ones((rows, config.width), dtype)
+  w = jnp.ones((config.width, config.mlp_width), dtype)
   product = jax.jit(lambda x, w: x @ w)
   seconds, _ = seconds_of(lambda: product(x, w), repeats=20 * repeats)
   return 2 * rows * config.width * config.mlp_width / seconds
