@@ -27,12 +27,12 @@ from tools import (
   tpu_topologies,
 )
 
-# Layers enough that decoding scans them, and parameters that are large beside
+# Layers enough that decoding scans them (`layers.is_unrolled`), and parameters that are large beside
 # the activations of a token.
 CONFIG = TransformerConfig(
   vocab_size=512,
   width=512,
-  num_layers=10,
+  num_layers=34,
   num_heads=4,
   num_kv_heads=2,
   head_dim=64,
