@@ -143,6 +143,8 @@ _STATES, _ACTIONS = 14, 15  # the most of any
 def _process(next_state, *, reward, ended, base, skill, solution):
   """With room for the most states and actions: all share compiled programs."""
   _, states, actions = next_state.shape
+  itself = np.arange(states)[:, None]
+  next_state = np.where(ended[:, None], itself, next_state)  # values stay there
   more = (0, 0), (0, _STATES - states), (0, _ACTIONS - actions)
   return Process(
     next_state=jnp.asarray(np.pad(next_state, more), jnp.int32),

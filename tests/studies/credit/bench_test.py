@@ -102,6 +102,25 @@ def test_exact_advantages_are_unbiased_with_less_variance(context):
   assert variance < of_outcomes
 
 
+@pytest.mark.parametrize("name", processes.PROCESSES)
+def test_outcomes_point_along_every_process_gradient(name):
+  """Values and sampling agree about what happens after a response's end.
+
+  Of 4,096 rollouts at one success in two, the standard error of the length is
+  .02 or less.
+  """
+  process = processes.PROCESSES[name]()
+  strength = processes.strength_for(process, 0.5)
+  got = measure.moments(
+    Arm("", credit.outcome, num_rollouts=1),
+    measure.context_of(process, strength, strength),
+    num_units=4096,
+    seeds=(0,),
+  )
+  np.testing.assert_allclose(got.scale, 1, atol=0.1)
+  np.testing.assert_allclose(got.direction, 1, atol=0.02)
+
+
 def test_a_prover_weighs_steps_by_what_its_own_values_differ(context):
   # Q^π + α A^μ: action 0 is worth more than action 1 by the policy's 1/4 and 1,
   # and α times the prover's.
