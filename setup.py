@@ -83,6 +83,7 @@ setup(
   entry_points={"console_scripts": ["pav = pav_jax.cli.pav:main"]},
   extras_require={
     "bench": ["math-verify", "peft", "torch", "transformers"],
+    "cuda": ["jax[cuda12]"],
     "data": DATA,
     "docs": DOCS,
     "gym": GYM,

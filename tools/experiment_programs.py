@@ -8,7 +8,7 @@ from typing import Any
 import gin
 import jax
 
-from pav_jax.cli import bindings
+from pav_jax.cli import bindings, registry
 from pav_jax.data import step_targets
 from pav_jax.models import adapters, partitioning
 from pav_jax.models.partitioning import Layout
@@ -71,6 +71,7 @@ def programs(devices: Sequence[jax.Device]) -> list[Program]:
       f"run.experiment is {name}, expected one of {', '.join(_EXPERIMENTS)}; "
       "of a pipeline check the parts' gin files one by one"
     )
+  registry.register("make_mesh")  # not every experiment names it
   mesh_of = functools.partial(partitioning.make_mesh, devices=devices)
   layout = Layout(
     mesh_of(**gin.get_bindings("make_mesh", resolve_references=True))

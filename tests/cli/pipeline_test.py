@@ -232,6 +232,7 @@ def test_missing_gin_file_is_named_first(tmp_path, parts):
     "countdown_search",
     "word_problems",
     "word_problems_small",
+    "word_problems_kaggle",
   ],
 )
 def test_the_projects_pipelines_bind_what_their_parts_know(

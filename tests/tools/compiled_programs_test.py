@@ -27,8 +27,8 @@ from tools import (
   tpu_topologies,
 )
 
-# Layers enough that decoding scans them (`layers.is_unrolled`), and parameters that are large beside
-# the activations of a token.
+# Layers enough that decoding scans them (`layers.is_unrolled`), and parameters
+# that are large beside the activations of a token.
 CONFIG = TransformerConfig(
   vocab_size=512,
   width=512,
