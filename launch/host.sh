@@ -16,17 +16,14 @@ mount=${PAV_MOUNT:-/mnt/bucket}
 venv=$HOME/.pav_jax
 
 install_package() {
-  local extras=${EXTRAS:-data,math} packages
+  local accelerator=tpu
+  ! nvidia-smi -L &>/dev/null || accelerator=cuda
   export PATH=$HOME/.local/bin:$PATH
   command -v uv >/dev/null || python3 -m pip install --quiet --user uv
-  if nvidia-smi -L &>/dev/null; then
-    packages=(--editable ".[$extras]" 'jax[cuda12]')
-  else
-    packages=(--editable ".[tpu,$extras]")
-  fi
   uv venv --quiet --allow-existing --python 3.12 "$venv"
   uv pip install --quiet --python "$venv/bin/python" \
-    --constraint constraints.txt "${packages[@]}"
+    --constraint constraints.txt \
+    --editable ".[$accelerator,${EXTRAS:-data,math}]"
 }
 
 # SkyPilot's setup has either of the two.
