@@ -58,8 +58,8 @@ class Settings:
   batch: int = 96
   num_updates: int = 80
   learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
-  tuning_seeds: tuple[int, ...] = (100, 101, 102, 103, 104, 105)
-  curve_seeds: tuple[int, ...] = (0, 1, 2, 3)
+  tuning_seeds: tuple[int, ...] = tuple(range(100, 108))
+  curve_seeds: tuple[int, ...] = tuple(range(8))
 
 
 class Results:
