@@ -36,6 +36,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import jaxtyping
 import pytest
+from matplotlib import figure
 
 jaxtyping.install_import_hook("pav_jax", "beartype.beartype")
 
@@ -43,6 +44,16 @@ jaxtyping.install_import_hook("pav_jax", "beartype.beartype")
 def pytest_collection_modifyitems(items):
   """Begins with the longest, so that none is left alone at the end."""
   items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """Figures in the order in which they would be written, which they are not."""
+  figures = []
+  monkeypatch.setattr(
+    figure.Figure, "savefig", lambda self, _: figures.append(self)
+  )
+  return figures
 
 
 @pytest.fixture

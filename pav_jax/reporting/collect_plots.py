@@ -5,14 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from pav_jax import advantages
 from pav_jax.provers.budget import is_decided
-from pav_jax.reporting import plots, progress
+from pav_jax.reporting import drawing, progress
 from pav_jax.rollout import StepTargets
 
 BINS = 10
@@ -99,31 +97,45 @@ def figure(
     summary: from `summarize`.
   """
   path = pathlib.Path(workdir) / "collect.png"
-  steps = np.arange(len(summary["labels_by_step"]))
-
-  def known(values):
-    return [np.nan if x is None else x for x in values]
-
-  with matplotlib.rc_context(plots.STYLE):
-    fig = mpl_figure.Figure(figsize=(14, 3.2))
-    axes = fig.subplots(1, 4)
+  number = np.array(summary["labels_by_step"])
+  steps, few = np.arange(len(number)), number < drawing.FEW_TRACES
+  color = drawing.colour("verifier")
+  with drawing.figure(path, 14, 3.8) as figure:
+    axes = figure.subplots(1, 4)
     edges = np.linspace(0, 1, BINS + 1)
     axes[0].bar(
-      edges[:-1], summary["values"], 0.9 / BINS, align="edge", color="C0"
+      edges[:-1], summary["values"], 0.9 / BINS, align="edge", color=color
     )
-    axes[0].set(xlabel="value", ylabel="prefixes")
+    axes[0].set(xlabel="value, a probability", ylabel="prefixes")
+    axes[0].set_title("values of prefixes")
     if any(summary["values"]):
       axes[0].set(yscale="log", ylim=(0.8, None))
-    axes[1].plot(steps, known(summary["value_by_step"]), "o-", markersize=3)
-    axes[1].set(ylabel="mean value", ylim=(0, None))
-    axes[2].plot(steps, known(summary["decided_by_step"]), "o-", markersize=3)
-    axes[2].set(ylabel="share decided", ylim=(-0.02, 1.02))
-    axes[3].bar(steps, summary["pits_by_step"], color="C1")
-    axes[3].set(ylabel="traces whose first pit it is")
+    faded = False
+    for panel, name, title in (
+      (axes[1], "value_by_step", "mean value"),
+      (axes[2], "decided_by_step", "prefixes decided: above or below 50 %"),
+    ):
+      y, dots = summary[name], {"marker": "o", "markersize": 3}
+      faded |= drawing.line(
+        panel, "", steps, y, {"color": color}, number=number, **dots
+      )
+      panel.set_title(title)
+    axes[1].set(ylabel="probability to end right", ylim=(0, None))
+    axes[2].set(ylabel="share of prefixes", ylim=(-0.02, 1.02))
+    drawing.percent(axes[2].yaxis)
+    bars = axes[3].bar(steps, summary["pits_by_step"], color=color)
+    for bar, is_few in zip(bars, few, strict=True):
+      bar.set_alpha(drawing.FADED if is_few else 1)
+    axes[3].set(ylabel="traces", title="first step of value 0 of wrong traces")
     for each in axes[1:]:
       each.set(xlabel="step (0: the bare problem)")
       each.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    fig.savefig(path)
+    drawing.say(
+      figure,
+      f"What {summary['traces']:,} traces with Monte-Carlo values hold; "
+      "dots: steps",
+      drawing.FADED_SAYS * faded,
+    )
   return path
 
 

@@ -4,11 +4,17 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as mpl_figure
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing, plots
+
+MEASURES = {
+  "auc_outcome": "AUC for the outcome",
+  "auc_no_error": "AUC for no error so far",
+  "corr_mc": "correlation with Monte-Carlo values",
+  "corr_exact": "correlation with exact values",
+  "ece_mc": "expected calibration error",
+}
 
 
 def summary(
@@ -29,24 +35,28 @@ def summary(
   """
   path = pathlib.Path(workdir) / "verifier.png"
   columns = {
-    name: [x[0] if isinstance(x, list) else x for x in xs]
+    name: np.array([x[0] if isinstance(x, list) else x for x in xs], float)
     for name, xs in validation.items()
   }
-  at = columns.pop("iteration")
-  with matplotlib.rc_context(plots.STYLE):
-    figure = mpl_figure.Figure(figsize=(8.6, 3.6))
-    left, right = figure.subplots(1, 2)
-    smooth = plots.trailing_mean(np.asarray(loss, np.float64)[:, None], window)
-    left.plot(np.arange(1, len(loss) + 1), smooth[:, 0], label="training")
-    left.plot(at, columns.pop("loss"), "o-", label="validation", markersize=3)
-    left.set(xlabel="train step", ylabel="loss, nats")
-    left.legend()
-    for name, values in columns.items():
-      values = np.array([np.nan if x is None else x for x in values])
-      if np.isfinite(values).any():
-        label = name.replace("_", " ").replace("auc", "AUC")
-        right.plot(at, values, "o-", label=label, markersize=3)
-    right.set(xlabel="train step", ylabel="on validation traces")
-    right.legend(fontsize="small")
-    figure.savefig(path)
+  at, held_out = columns.pop("iteration"), columns.pop("loss")
+  measured = {
+    MEASURES.get(name, name.replace("_", " ")): values
+    for name, values in columns.items()
+    if np.isfinite(values).any()
+  }
+  with drawing.figure(path, 11 if measured else 6, 4) as figure:
+    left, *rest = figure.subplots(1, 1 + bool(measured), squeeze=False)[0]
+    plots.losses(left, loss, at, held_out, window)
+    left.set(xlabel="train step", ylabel="nats", title="loss of values")
+    for right in rest:
+      dots = {"marker": "o", "markersize": 3}
+      for name, look in drawing.looks(measured).items():
+        drawing.line(right, name, at, measured[name], look, **dots)
+      right.set(xlabel="train step", ylabel="measure, 1 at most")
+      right.set_title("on validation traces")
+    drawing.say(
+      figure,
+      "A verifier while it is trained",
+      f"grey: mean of {window} train steps; dots: validations",
+    )
   return path

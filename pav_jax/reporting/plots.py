@@ -1,105 +1,29 @@
-"""Figures. Each function writes one PNG file and returns its path."""
+"""Figures of arms. Each function writes one PNG file and returns its path."""
 
-import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import ticker
 
-matplotlib.use("Agg")
+from pav_jax.reporting import drawing, seed_plots
 
-import matplotlib.pyplot as plt
-
-STYLE = {
-  "axes.spines.right": False,
-  "axes.spines.top": False,
-  "axes.grid": True,
-  "grid.alpha": 0.3,
-  "figure.constrained_layout.use": True,
-  "legend.frameon": False,
-  "savefig.dpi": 130,
-}
-
-
-# Of Okabe and Ito, which differ to colour-blind eyes too. What is compared
-# everywhere has its colour everywhere.
-_COLOURS = {
-  "best of N": "#0072B2",
-  "outcome": "#0072B2",
-  "beam": "#D55E00",
-  "pav": "#D55E00",
-  "progress": "#D55E00",
-  "majority": "#009E73",
-  "greedy": "#666666",
-  "start": "#000000",
-}
-_OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B", "#5E4FA2", "#B2ABD2")
-
-
-def colours(names: Iterable[str]) -> dict[str, str]:
-  """A colour for each name, the same in every figure of the same names.
-
-  Those that are compared everywhere have their own; so has an arm `beam, …`
-  or `progress, …`, as long as it is the first of its kind.
-  """
-  out: dict[str, str] = {}
-  others = itertools.cycle(_OTHERS)
-  for name in names:
-    colour = _COLOURS.get(name) or _COLOURS.get(name.split(",")[0])
-    if colour is None or colour in out.values():
-      colour = next(others)
-    out[name] = colour
-  return out
-
-
-def label_lines(panel: Any, labels: Mapping[str, Sequence[Any]]) -> None:
-  """Writes names beside the ends of lines, one above another, in their colours.
-
-  Args:
-    panel: whose limits are final.
-    labels: name -> x and y of its line's end, and its colour.
-  """
-  low, high = panel.get_ylim()
-  gap, below = 0.055 * (high - low), -np.inf
-  for name, (x, y, colour) in sorted(
-    labels.items(), key=lambda item: item[1][1]
-  ):
-    below = max(y, below + gap)
-    panel.annotate(
-      name,
-      (x, y),
-      xytext=(1.02, (below - low) / (high - low)),
-      textcoords="axes fraction",
-      color=colour,
-      fontsize="small",
-      va="center",
-      annotation_clip=False,
-    )
-
-
-def spread(axes, x, values: np.ndarray, label: str, color=None) -> None:
-  """A line of means over seeds (the last axis) in a band of least and most."""
-  (line,) = axes.plot(x, values.mean(-1), label=label, color=color)
-  axes.fill_between(
-    x, values.min(-1), values.max(-1), alpha=0.2, color=line.get_color()
-  )
-
-
-def points(axes, x, values: np.ndarray, label: str) -> None:
-  """A line of means over seeds (the last axis), and a point for every seed."""
-  (line,) = axes.plot(x, values.mean(-1), label=label)
-  axes.plot(x, values, ".", color=line.get_color(), alpha=0.4, markersize=4)
+_MOST_TOGETHER = 8
 
 
 def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
-  """Trailing means over the first axis; fewer entries at its start."""
-  total = np.cumsum(values, axis=0)
-  total[window:] = total[window:] - total[:-window].copy()
-  count = np.minimum(np.arange(1, len(values) + 1), window)
-  return total / count[:, None]
+  """Trailing means over the first axis; fewer entries at its start.
+
+  Of what is finite; NaN where nothing is.
+  """
+  finite = np.isfinite(values)
+  total = np.cumsum(np.where(finite, values, 0), axis=0)
+  count = np.cumsum(finite, axis=0)
+  for x in total, count:
+    x[window:] = x[window:] - x[:-window].copy()
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def learning_curves(
@@ -110,41 +34,55 @@ def learning_curves(
 ) -> pathlib.Path:
   """Accuracy against iterations, `accuracy.png`.
 
+  More than eight arms have a panel each.
+
   Args:
     workdir: where the file goes.
     accuracy: arm -> float[iterations, seeds].
     window: batches averaged.
   """
   path = pathlib.Path(workdir) / "accuracy.png"
-  with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(figsize=(6.4, 4))
-    many = len(accuracy) > 8
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(accuracy)))
-    own, ends = colours(accuracy), {}
-    for (arm, values), shade in zip(accuracy.items(), shades, strict=True):
-      means = trailing_mean(np.array(values, np.float64), window)
-      x = np.arange(1, len(means) + 1)
-      if many:
-        axes.plot(x, means.mean(-1), label=arm, color=shade, linewidth=1)
-      else:
-        spread(axes, x, means, arm, own[arm])
-        ends[arm] = (x[-1], means[-1].mean(), own[arm])
-    axes.set(
-      xlabel="iteration",
-      ylabel=f"accuracy (mean of {window} batches)",
-      ylim=(-0.02, 1.02),
-    )
-    seeds = next(iter(accuracy.values())).shape[1]
-    axes.set_title(
-      f"mean over {seeds} seeds" + ("" if many else ", band: least to most"),
-      fontsize="medium",
-    )
-    if many:
-      figure.legend(loc="outside right upper", fontsize="x-small")
-    label_lines(axes, ends)
-    figure.savefig(path)
-    plt.close(figure)
+  curves = {
+    arm: trailing_mean(np.array(values, np.float64), window)
+    for arm, values in accuracy.items()
+  }
+  together = len(curves) <= _MOST_TOGETHER
+  side = 1 if together else int(np.ceil(len(curves) ** 0.5))
+  rows = 1 if together else -(-len(curves) // side)
+  size = (7.6, 4.2) if together else (1.8 * side + 0.6, 1.6 * rows + 0.9)
+  with drawing.figure(path, *size) as figure:
+    grid = figure.subplots(rows, side, sharex=True, sharey=True, squeeze=False)
+    first = grid[0, 0]
+    if together:
+      look, parted = drawing.looks(curves), seed_plots.parted_arms(curves)
+      said = seed_plots.arms(first, curves, look, parted, shares=True)
+    else:
+      said = _in_panels(list(grid.flat), curves)
+    first.set(ylim=(-0.02, 1.02))
+    drawing.percent(first.yaxis)
+    figure.supxlabel("iteration", fontsize="medium")
+    figure.supylabel("right responses", fontsize="medium")
+    what = f"Right responses in training batches, means of the last {window}"
+    drawing.say(figure, what, said)
   return path
+
+
+def _in_panels(grid: Sequence[Any], curves: Mapping[str, np.ndarray]) -> str:
+  """A panel for each arm, the others grey; what its lines are."""
+  parted, said = seed_plots.parted_arms(curves), ""
+  for axes in grid[len(curves) :]:
+    axes.set_axis_off()
+  for axes, (arm, means) in zip(grid, curves.items(), strict=False):
+    for other, values in curves.items():
+      x = np.arange(1, len(values) + 1)
+      y = values if parted[other] else seed_plots.mean_of_seeds(values)
+      axes.plot(x, y, color="0.85", linewidth=0.5)
+    look = drawing.looks([arm])
+    lines = seed_plots.arms(axes, {arm: means}, look, parted, named=False)
+    said = max(said, lines, key=len)
+    name = arm + seed_plots.seeds_above(means[-1])
+    axes.set_title(name, fontsize="x-small", color=drawing.colour(arm))
+  return f"{said}; grey: the other arms"
 
 
 def pass_at_n(
@@ -163,16 +101,44 @@ def pass_at_n(
     title: of the figure.
   """
   path = pathlib.Path(workdir) / "pass_at_n.png"
-  with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(figsize=(6.4, 4))
+  look = drawing.looks(curves)
+  # The first curve is what the others are held against, and may be covered.
+  look[next(iter(curves))] |= {"linestyle": "--", "zorder": 3}
+  with drawing.figure(path, 7.6, 4.4) as figure:
+    axes = figure.subplots()
     for name, values in curves.items():
-      points(axes, ns, values, name)
-    # The first curve is what the others are held against, and may be covered.
-    axes.lines[0].set(linestyle="--", color="black", zorder=3)
+      seed_plots.points(axes, name, ns, values, look[name], shares=True)
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="N", ylabel="Pass@N", ylim=(-0.02, 1.02))
-    axes.set_title(title, fontsize="medium")
-    axes.legend()
-    figure.savefig(path)
-    plt.close(figure)
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+    axes.set(xlabel="N, samples of a problem", ylim=(-0.02, 1.02))
+    axes.set(ylabel="Pass@N: problems with a right one among N")
+    drawing.percent(axes.yaxis)
+    what = f"How often one of N samples is right: {title}"
+    drawing.say(figure, what, seed_plots.POINTS_SAY)
   return path
+
+
+def losses(
+  panel: Any,
+  loss: np.ndarray,
+  at: drawing.Numbers,
+  held_out: drawing.Numbers,
+  window: int,
+) -> None:
+  """Losses of training and validation, named at their ends.
+
+  Args:
+    panel: to draw in.
+    loss: float[steps], of training batches.
+    at: train steps after which it was validated.
+    held_out: losses then.
+    window: train steps averaged.
+  """
+  smooth = trailing_mean(np.asarray(loss, np.float64)[:, None], window)[:, 0]
+  steps = np.arange(1, len(smooth) + 1)
+  for name, look in drawing.looks(["training", "validation"]).items():
+    if name == "training":
+      drawing.line(panel, name, steps, smooth, look)
+    else:
+      dots = {"marker": "o", "markersize": 3}
+      drawing.line(panel, name, at, held_out, look, **dots)

@@ -2,21 +2,29 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-import matplotlib.ticker
 import numpy as np
+from matplotlib import ticker
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing
 
 _AXES = (
   ("n", "N, samples or beams"),
   ("generated", "generated tokens a problem"),
   ("flops", "FLOPs a problem"),
 )
-_FEW = ("best of N", "majority", "greedy")  # and beams
+_GREEDY = "greedy"
+_FEW = ("best of N", "majority", _GREEDY)  # and beams
+# What a report has -> how it is drawn.
+_SAID = {
+  "least": "dots: the N that were tried, bands: least to most of the seeds",
+  "standard_error": "dots: the N that were tried, bars: standard errors",
+  "n": "dots: the N that were tried",
+}
+# The colours of scores are those of the beams that are ordered by them.
+_AS = {"q_policy": "beam, Q alone", "effective_reward": "beam"}
 
 
 def every(
@@ -52,61 +60,23 @@ def accuracy(
     title: of the figure.
   """
   path = pathlib.Path(workdir) / "accuracy.png"
+  few = {
+    name: numbers
+    for name, numbers in report.items()
+    if name in _FEW or name.startswith("beam")
+  }
   groups: dict[tuple, list[str]] = {}
-  for name, found in report.items():
-    if name in _FEW or name.startswith("beam"):
-      key = (name in _FEW and name, *found["accuracy"], *found["generated"])
-      groups.setdefault(key, []).append(name)
-  names = [of_group[0] for of_group in groups.values()]
-  own = plots.colours(names)
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
-    for name in names:
-      found = report[name]
-      for panel, (cost, _) in zip(axes, _AXES[:2], strict=True):
-        _line(panel, found[cost], found, own[name], single=name == "greedy")
-    _scale(axes)
-    axes[0].set_ylabel("share of problems answered right")
-    axes[0].set_ylim(0, 1)
-    plots.label_lines(
-      axes[1],
-      {
-        " = ".join(of_group): (
-          report[of_group[0]]["generated"][-1],
-          report[of_group[0]]["accuracy"][-1],
-          own[of_group[0]],
-        )
-        for of_group in groups.values()
-      },
-    )
-    banded = any("least" in found for found in report.values())
-    shown = "bands: least to most" if banded else "bars: standard errors"
-    figure.suptitle(f"{title or 'test problems'} ({shown})", fontsize="medium")
-    figure.savefig(path)
-    plt.close(figure)
+  for name, numbers in few.items():
+    key = (name in _FEW and name, *numbers["accuracy"], *numbers["generated"])
+    groups.setdefault(key, []).append(name)
+  _draw(
+    path,
+    few,
+    groups.values(),
+    _AXES[:2],
+    title=f"Problems answered right: {title or 'test problems'}",
+  )
   return path
-
-
-def _line(panel, x, found, colour, *, single: bool) -> None:
-  """A method's curve; one of a single point as a line across the panel."""
-  y = np.array(found["accuracy"])
-  if single:
-    panel.axhline(y[0], color=colour, linestyle="--", linewidth=1)
-  elif "least" in found:
-    panel.plot(x, y, "o-", markersize=4, color=colour)
-    panel.fill_between(
-      x, found["least"], found["most"], color=colour, alpha=0.2, linewidth=0
-    )
-  else:
-    panel.errorbar(
-      x,
-      y,
-      yerr=found["standard_error"],
-      fmt="o-",
-      markersize=4,
-      elinewidth=0.8,
-      color=colour,
-    )
 
 
 def all_methods(
@@ -121,45 +91,18 @@ def all_methods(
     report: method -> numbers, from `runs.search_report.summarize`.
   """
   path = pathlib.Path(workdir) / "all_methods.png"
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), sharey=True)
-    lines: dict[tuple, list[str]] = {}
-    for name, found in report.items():
-      key = tuple(tuple(found[x]) for x in ("accuracy", "generated", "flops"))
-      lines.setdefault(key, []).append(name)
-    colors = plt.get_cmap("tab20")(np.arange(len(lines)) % 20)
-    for names, color in zip(lines.values(), colors, strict=True):
-      found = report[names[0]]
-      for panel, (cost, _) in zip(axes, _AXES, strict=True):
-        panel.errorbar(
-          found[cost],
-          found["accuracy"],
-          yerr=found["standard_error"],
-          fmt="o-",
-          markersize=3,
-          linewidth=1,
-          elinewidth=0.6,
-          color=color,
-          label="\n= ".join(names),
-        )
-    _scale(axes)
-    axes[0].set_ylabel("accuracy (bars: standard errors)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-      handles, labels, loc="outside right upper", fontsize="x-small"
-    )
-    figure.savefig(path)
-    plt.close(figure)
+  lines: dict[tuple, list[str]] = {}
+  for name, numbers in report.items():
+    key = tuple(tuple(numbers[x]) for x in ("accuracy", "generated", "flops"))
+    lines.setdefault(key, []).append(name)
+  _draw(
+    path,
+    report,
+    lines.values(),
+    _AXES,
+    title="Problems answered right: every method",
+  )
   return path
-
-
-def _scale(axes) -> None:
-  """Logarithmic axes, with powers of two where N is."""
-  for panel, (cost, label) in zip(axes, _AXES, strict=False):
-    panel.set_xscale("log", base=2 if cost == "n" else 10)
-    panel.set_xlabel(label)
-    panel.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-  axes[0].xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%d"))
 
 
 def pass_at_n(
@@ -171,23 +114,83 @@ def pass_at_n(
   that rank the same samples share a line.
   """
   path = pathlib.Path(workdir) / "pass_at_n.png"
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
-    drawn = set()
-    for name, found in report.items():
-      curve = tuple(found["pass_at_n"])
-      if curve in drawn:
-        continue
-      drawn.add(curve)
-      for panel, (cost, _) in zip(axes, _AXES[:2], strict=True):
-        label = "samples" if name == "best of N" else name
-        panel.plot(found[cost], curve, "o-", markersize=3, label=label)
-    _scale(axes)
-    axes[0].set_ylabel("problems with a right response among N")
-    axes[0].legend(fontsize="x-small")
-    figure.savefig(path)
-    plt.close(figure)
+  lines: dict[tuple, str] = {}
+  for name, numbers in report.items():
+    lines.setdefault(tuple(numbers["pass_at_n"]), name)
+  drawn = {
+    "samples" if name == "best of N" else name: {
+      "n": report[name]["n"],
+      "accuracy": curve,
+      "generated": report[name]["generated"],
+    }
+    for curve, name in lines.items()
+  }
+  _draw(
+    path,
+    drawn,
+    [[name] for name in drawn],
+    _AXES[:2],
+    title="Problems with a right response among N samples, or N beams",
+  )
   return path
+
+
+def _draw(
+  path: pathlib.Path,
+  report: Mapping[str, Any],
+  groups: Iterable[Sequence[str]],
+  axes: Sequence[tuple[str, str]],
+  *,
+  title: str,
+) -> None:
+  """A panel for each cost, a line for each group, named at the last panel."""
+  groups = list(groups)
+  look = drawing.looks([of_group[0] for of_group in groups])
+  with drawing.figure(path, 4.4 * len(axes) + 2, 4.4) as figure:
+    panels = figure.subplots(1, len(axes), sharey=True)
+    for name, of in look.items():
+      for panel, (cost, _) in zip(panels, axes, strict=True):
+        if name == _GREEDY:
+          y = report[name]["accuracy"][0]
+          panel.axhline(y, linewidth=1, **of | {"linestyle": "--"})
+        else:
+          _line(panel, report[name][cost], report[name], of)
+    for panel, (cost, label) in zip(panels, axes, strict=True):
+      panel.set_xscale("log", base=2 if cost == "n" else 10)
+      panel.set_xlabel(label)
+      panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+    panels[0].xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+    panels[0].set(ylabel="share of problems", ylim=(-0.02, 1.02))
+    drawing.percent(panels[0].yaxis)
+    said = []
+    for key, words in _SAID.items():
+      if any(key in report[name] for name in look):
+        said.append(words)
+        break
+    if _GREEDY in look:
+      said.append("dashed: greedy decoding, one response")
+    drawing.say(figure, title, "; ".join(said))
+    for of_group in groups:
+      name, cost = of_group[0], axes[-1][0]
+      x = report[name][cost][-1]
+      if name == _GREEDY:
+        x = panels[-1].get_xlim()[1]
+      end = (x, report[name]["accuracy"][-1])
+      drawing.name(panels[-1], "\n= ".join(of_group), end, look[name])
+
+
+def _line(panel, x, numbers, look) -> None:
+  """A method's curve."""
+  y = np.array(numbers["accuracy"])
+  dots = {"marker": "o", "markersize": 3, "linewidth": 1.2, **look}
+  if "least" in numbers:
+    panel.plot(x, y, **dots)
+    panel.fill_between(
+      x, numbers["least"], numbers["most"], color=look["color"], alpha=0.2
+    )
+  else:
+    error = numbers.get("standard_error")
+    panel.errorbar(x, y, yerr=error, elinewidth=0.8, **dots)
 
 
 def alpha(workdir: str | os.PathLike, tuned: Mapping[str, Any]) -> pathlib.Path:
@@ -198,15 +201,24 @@ def alpha(workdir: str | os.PathLike, tuned: Mapping[str, Any]) -> pathlib.Path:
     tuned: from `search.tune_alpha.best_alpha`.
   """
   path = pathlib.Path(workdir) / "alpha.png"
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(figsize=(5, 3.4))
+  with drawing.figure(path, 5.6, 4) as figure:
+    axes = figure.subplots()
     axes.errorbar(
-      tuned["alphas"], tuned["accuracy"], yerr=tuned["standard_error"], fmt="o-"
+      tuned["alphas"],
+      tuned["accuracy"],
+      yerr=tuned["standard_error"],
+      fmt="o-",
+      color=drawing.colour("beam"),
     )
     axes.axvline(tuned["alpha"], color="black", linestyle=":")
-    axes.set(xlabel="α", ylabel="accuracy, validation problems")
-    figure.savefig(path)
-    plt.close(figure)
+    axes.set(xlabel="α, weight of the prover's advantages (0: values alone)")
+    axes.set(ylabel="validation problems answered right")
+    drawing.percent(axes.yaxis)
+    drawing.say(
+      figure,
+      "Beams on validation problems, by the weight of progress",
+      "dots: each α that was tried, with standard errors; dotted: the α taken",
+    )
   return path
 
 
@@ -220,15 +232,30 @@ def outcome_error(
     errors: from `runs.search_report.outcome_errors`.
   """
   path = pathlib.Path(workdir) / "outcome_error.png"
-  labels = {"q_policy": "$Q^π$", "effective_reward": "$Q^π + α A^μ$"}
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(figsize=(5, 3.4))
+  labels = {
+    "q_policy": "values alone",
+    "effective_reward": "effective rewards",
+  }
+  with drawing.figure(path, 7, 4) as figure:
+    axes = figure.subplots()
+    faded = False
     for name, label in labels.items():
-      values = [np.nan if x is None else x for x in errors[name]]
-      axes.plot(errors["step"], values, "o-", markersize=3, label=label)
-    axes.set(xlabel="step", ylabel="wrong predictions of the outcome")
+      look = {"color": drawing.colour(_AS[name]), "marker": "o"}
+      faded |= drawing.line(
+        axes,
+        label,
+        errors["step"],
+        np.array(errors[name], np.float64),
+        look,
+        number=errors["rollouts"],
+        markersize=3,
+      )
+    axes.set(xlabel="step", ylabel="wrong predictions")
     axes.set_ylim(bottom=0)
-    axes.legend()
-    figure.savefig(path)
-    plt.close(figure)
+    drawing.percent(axes.yaxis)
+    drawing.say(
+      figure,
+      "How often a step's score foretells the wrong outcome",
+      drawing.FADED_SAYS * faded,
+    )
   return path

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing, plots
 
 
 def summary(
@@ -32,40 +32,55 @@ def summary(
   """
   path = pathlib.Path(workdir) / "sft.png"
   mistakes = report.get("mistakes")
+  shares = {
+    name.replace("pass_at_", "Pass@"): values
+    for name, values in validation.items()
+    if name == "accuracy" or name.startswith("pass_at_")
+  }
   panels = 3 if mistakes else 2
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(1, panels, figsize=(4 * panels, 3.4))
-    smooth = plots.trailing_mean(np.asarray(loss, np.float64)[:, None], window)
-    axes[0].plot(np.arange(1, len(loss) + 1), smooth[:, 0], label="training")
-    axes[0].plot(
-      steps, validation["loss"], "o-", label="held out", markersize=3
+  with drawing.figure(path, 4.8 * panels, 4) as figure:
+    left, middle, *rest = figure.subplots(1, panels)
+    plots.losses(left, loss, steps, validation["loss"], window)
+    left.set(xlabel="train step", ylabel="nats a token", yscale="log")
+    left.set_title("loss")
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(ticker.ScalarFormatter())
+    left.yaxis.set_minor_formatter(ticker.NullFormatter())
+    dots = {"marker": "o", "markersize": 3}
+    for name, look in drawing.looks(shares).items():
+      drawing.line(middle, name, steps, shares[name], look, **dots)
+    middle.set(xlabel="train step", ylabel="problems", ylim=(-0.02, 1.02))
+    middle.set_title("validation problems solved")
+    drawing.percent(middle.yaxis)
+    for right in rest:
+      _mistakes(right, mistakes["error_rates"])
+    drawing.say(
+      figure,
+      "A policy while it is fine-tuned",
+      f"grey: mean of {window} train steps; dots: validations",
     )
-    axes[0].set(xlabel="train step", ylabel="nats a token", yscale="log")
-    axes[0].legend()
-    for name, values in validation.items():
-      if name == "accuracy" or name.startswith("pass_at_"):
-        label = name.replace("pass_at_", "Pass@")
-        axes[1].plot(steps, values, "o-", label=label, markersize=3)
-    axes[1].set(
-      xlabel="train step", ylabel="share, validation", ylim=(-0.02, 1.02)
-    )
-    axes[1].legend()
-    if mistakes:
-      rates = mistakes["error_rates"]
-      at = np.arange(len(rates))
-      axes[2].bar(
-        at - 0.2, [r["teacher"] for r in rates.values()], 0.4, label="teacher"
-      )
-      axes[2].bar(
-        at + 0.2,
-        [r["policy"] for r in rates.values()],
-        0.4,
-        yerr=[2 * r["standard_error"] for r in rates.values()],
-        label="policy",
-      )
-      axes[2].set_xticks(at, list(rates))
-      axes[2].set(xlabel="operation", ylabel="share of wrong results")
-      axes[2].legend()
-    figure.savefig(path)
-    plt.close(figure)
   return path
+
+
+def _mistakes(panel: Any, rates: Mapping[str, Mapping[str, float]]) -> None:
+  """How often each operation's result is wrong."""
+  at = np.arange(len(rates))
+  teacher, policy, error = (
+    [rate[name] for rate in rates.values()]
+    for name in ("teacher", "policy", "standard_error")
+  )
+  panel.bar(at - 0.2, teacher, 0.4, color="0.6")
+  panel.bar(
+    at + 0.2,
+    policy,
+    0.4,
+    yerr=[2 * x for x in error],
+    color=drawing.colour("validation"),
+  )
+  panel.set_xticks(at, list(rates))
+  panel.set(xlabel="operation", ylabel="wrong results")
+  panel.set_title(
+    "mistakes of the teacher (grey) and the policy\n"
+    "(blue, with two standard errors)"
+  )
+  drawing.percent(panel.yaxis)

@@ -152,13 +152,13 @@ def _figures(
   tested: dict[str, Any],
   title: str,
 ) -> list[pathlib.Path]:
-  from pav_jax.reporting import value_plots
+  from pav_jax.reporting import calibration_plots, value_plots
 
   targets, mask = references.targets, references.mask
   best = references.q_mc if references.exact is None else references.exact
   where = mask & np.isfinite(best)
   written = [
-    value_plots.reliability(
+    calibration_plots.reliability(
       workdir, {"verifier": q_hat}, np.where(where, best, 0), where
     )
   ]
@@ -176,6 +176,7 @@ def _figures(
       pooled[label] = tested[name]["auc"]["by_step"]
       if "within" in tested[name]:
         within[label] = tested[name]["within"]["by_step"]
+  number = np.asarray(tested["prefixes_by_step"])
   written.append(
     value_plots.auc_by_step(
       workdir,
@@ -184,6 +185,7 @@ def _figures(
         name: {kind: _numbers(xs) for kind, xs in kinds.items()}
         for name, kinds in within.items()
       },
+      number=number,
     )
   )
   written.append(
@@ -198,6 +200,7 @@ def _figures(
         if name in tested
       },
       ylabel="expected calibration error",
+      number=number,
       title=title,
     )
   )

@@ -4,30 +4,32 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing, seed_plots
 from studies.credit.measure import Moments
 
-# What the figure shows; tables have all. Line styles: solid for outcomes alone,
-# dashed for completions, dotted for what nobody has.
+# What the figure shows; tables have all. Line styles: see `_KINDS`.
 SHOWN = {
-  "REINFORCE": ("black", "-"),
-  "RLOO": ("C0", "-"),
-  "GRPO": ("C1", "-"),
-  "DAPO": ("C2", "-"),
-  "PPO, learned critic": ("C3", "-"),
-  "TreeRL": ("C4", "-"),
-  "PRIME": ("C5", "-"),
-  "VinePPO, M = 4": ("C6", "--"),
-  "PURE, M = 4": ("C7", "--"),
-  "PAV, Best-of-4, M = 4": ("C8", "--"),
-  "PAV, fixed prover, M = 4": ("C9", "--"),
-  "exact advantages": ("C3", ":"),
-  "PAV, exact Best-of-4": ("C8", ":"),
-  "PAV, exact fixed prover": ("C9", ":"),
+  "REINFORCE": ("#000000", "-"),
+  "RLOO": (drawing.colour("outcome"), "-"),
+  "GRPO": ("#56B4E9", "-"),
+  "DAPO": ("#7A9A01", "-"),
+  "PPO, learned critic": ("#A50F5B", "-"),
+  "TreeRL": ("#5E4FA2", "-"),
+  "PRIME": ("#8B5A2B", "-"),
+  "VinePPO, M = 4": ("#E69F00", "--"),
+  "PURE, M = 4": ("#666666", "--"),
+  "PAV, Best-of-4, M = 4": (drawing.colour("pav"), "--"),
+  "PAV, fixed prover, M = 4": ("#CC79A7", "--"),
+  "exact advantages": (drawing.colour("exact"), ":"),
+  "PAV, exact Best-of-4": (drawing.colour("pav"), ":"),
+  "PAV, exact fixed prover": ("#CC79A7", ":"),
 }
+_KINDS = (
+  "solid: learns from outcomes alone; dashed: from completions too; dotted: "
+  "from exact values, which nobody has"
+)
 BUDGETS = tuple(10.0**x for x in np.linspace(1.5, 5, 15))
 
 
@@ -128,56 +130,55 @@ def draw(path: pathlib.Path, settings: Any, cells: Mapping[str, Any]) -> None:
     settings: of the bench.
     cells: as measured.
   """
-  shown = [arm.name for arm in settings.arms if arm.name in SHOWN]
+  look = {
+    arm.name: {"color": SHOWN[arm.name][0], "linestyle": SHOWN[arm.name][1]}
+    for arm in settings.arms
+    if arm.name in SHOWN
+  }
   rate = settings.rates[len(settings.rates) // 2 - 1]
-  budget = 2560
-  with plt.rc_context(plots.STYLE):
-    columns = len(settings.problems)
-    figure, axes = plt.subplots(
-      3, columns, figsize=(1 + 3.3 * columns, 9.5), squeeze=False
-    )
+  budget, columns = 2560, len(settings.problems)
+  with drawing.figure(path, 5.4 * columns, 11) as figure:
+    axes = figure.subplots(3, columns, squeeze=False)
+    said = ""
     for column, problem in enumerate(settings.problems):
       by_tokens, by_rate, learning = axes[:, column]
-      for name in shown:
-        color, line = SHOWN[name]
-        style = {"color": color, "linestyle": line, "linewidth": 1.1}
+      curves = {}
+      for name, of in look.items():
         at = [moments_of(cells, problem, r, name) for r in settings.rates]
         whole = [Moments(*(x.mean() for x in m)) for m in at]
         here = whole[settings.rates.index(rate)]
         budgets = [b for b in BUDGETS if b >= here.tokens]
-        by_tokens.plot(budgets, [here.cosine(b) for b in budgets], **style)
-        by_rate.plot(
-          settings.rates,
-          [m.cosine(budget) if m.tokens <= budget else np.nan for m in whole],
-          marker=".",
-          **style,
-        )
-        success = np.array(
-          cells[f"learning/{problem}/{settings.start}/{name}"]["success"]
-        )
-        learning.plot(success.mean(0), label=name, **style)
-      by_tokens.set(
-        xscale="log",
-        ylim=(0, 1.02),
-        xlabel="sampled tokens",
-        title=f"{problem}\ncosine to the exact gradient, success {rate:.0%}",
-      )
-      by_rate.set(
-        xscale="logit",
-        ylim=(0, 1.02),
-        xlabel="success rate of the policy",
-        title=f"cosine at {budget:,} tokens",
-      )
+        y = [here.cosine(b) for b in budgets]
+        drawing.line(by_tokens, name, budgets, y, of, linewidth=1.1)
+        y = [m.cosine(budget) if m.tokens <= budget else np.nan for m in whole]
+        dots = {"marker": ".", "linewidth": 1.1}
+        drawing.line(by_rate, name, settings.rates, y, of, **dots)
+        cell = cells[f"learning/{problem}/{settings.start}/{name}"]
+        curves[name] = np.array(cell["success"]).T
+      by_tokens.set(xscale="log", ylim=(0, 1.02), xlabel="sampled tokens")
+      by_tokens.set(ylabel="cosine, 1: the exact direction")
+      by_tokens.set_title(f"{problem}: gradients at {rate:.0%} success")
+      by_rate.set(xscale="logit", ylim=(0, 1.02))
+      by_rate.set(xlabel="success rate of the policy")
+      by_rate.set(ylabel="cosine, 1: the exact direction")
+      by_rate.set_title(f"{problem}: gradients of {budget:,} tokens")
       by_rate.set_xticks(settings.rates, [f"{r:.0%}" for r in settings.rates])
       by_rate.minorticks_off()
-      learning.set(
-        ylim=(0, 1.02),
-        xlabel=f"updates of {settings.batch} responses' worth of tokens",
-        title="success rate, mean of seeds",
+      updates = range(len(next(iter(curves.values()))))
+      parted = seed_plots.parted_arms(curves)
+      lines = seed_plots.arms(
+        learning, curves, look, parted, updates, shares=True
       )
-    handles, labels = axes[-1, -1].get_legend_handles_labels()
-    figure.legend(
-      handles, labels, ncol=4, fontsize="small", loc="outside lower center"
+      said = max(said, lines, key=len)
+      learning.set(ylim=(-0.02, 1.02), ylabel="success rate")
+      learning.set(title=f"{problem}: learning from {settings.start:.0%}")
+      learning.set_xlabel(
+        f"updates of {settings.batch} responses' worth of tokens"
+      )
+      drawing.percent(learning.yaxis)
+    drawing.say(
+      figure,
+      "How close estimated gradients are to the exact one, and what is learned",
+      _KINDS,
+      f"learning: {said}",
     )
-    figure.savefig(path, dpi=85)
-    plt.close(figure)

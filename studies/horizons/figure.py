@@ -5,10 +5,17 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colors
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing
+
+# Report's name -> in words, colour as of the arm everywhere, and its dashes.
+_ACCURACY = (
+  ("accuracy", "standard_error", "beam", "-"),
+  ("best_of_n", "best_of_n_standard_error", "best of N", "--"),
+)
+_GAINS = (("equal_n", "equal N", "-"), ("equal_tokens", "equal tokens", ":"))
 
 
 def horizons(
@@ -23,43 +30,43 @@ def horizons(
   path = pathlib.Path(workdir) / "horizons.png"
   steps = [int(horizon) for horizon in found]
   sizes = list(next(iter(found.values())))
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4))
-    for index, n in enumerate(sizes):
+  shades = np.linspace(0.55, 1, len(sizes))
+  with drawing.figure(path, 12, 4.8) as figure:
+    left, right = figure.subplots(1, 2)
+
+    def line(panel, label, look, pairs):
+      y, error = np.array(pairs, np.float64).T
+      dots = {"marker": "o", "markersize": 3, "elinewidth": 0.8}
+      panel.errorbar(steps, y, yerr=error, **dots, **look)
+      drawing.line(panel, label, steps, y, look, linewidth=0)
+
+    for n, shade in zip(sizes, shades, strict=True):
       numbers = [of_horizon[n] for of_horizon in found.values()]
-      for name, error, line in (
-        ("accuracy", "standard_error", "o-"),
-        ("best_of_n", "best_of_n_standard_error", "s--"),
-      ):
-        axes[0].errorbar(
-          steps,
-          [x[name] for x in numbers],
-          yerr=[x[error] for x in numbers],
-          fmt=line,
-          markersize=3,
-          color=f"C{index}",
-          label=f"{'beam' if name == 'accuracy' else 'best of N'}, N = {n}",
-        )
-      for name, line in (("equal_n", "o-"), ("equal_tokens", "^:")):
-        gains = [x[name] or (np.nan, np.nan) for x in numbers]
-        axes[1].errorbar(
-          steps,
-          [100 * gain for gain, _ in gains],
-          yerr=[100 * error for _, error in gains],
-          fmt=line,
-          markersize=3,
-          color=f"C{index}",
-          label=f"{name.replace('_', ' ')}, N = {n}",
-        )
-    axes[0].set(xlabel="horizon H", ylabel="accuracy (bars: standard errors)")
-    axes[0].set_ylim(0, 1)
-    axes[1].set(xlabel="horizon H", ylabel="gain over best-of-N, points")
-    axes[1].axhline(0, color="black", linewidth=0.6)
-    for panel in axes:
+      for name, error, arm, dashes in _ACCURACY:
+        look = {"color": _lighter(arm, shade), "linestyle": dashes}
+        pairs = [(x[name], x[error]) for x in numbers]
+        line(left, f"{arm}, N = {n}", look, pairs)
+      for name, words, dashes in _GAINS:
+        look = {"color": _lighter("beam", shade), "linestyle": dashes}
+        pairs = [100 * np.array(x[name] or (np.nan, np.nan)) for x in numbers]
+        line(right, f"{words}, N = {n}", look, pairs)
+    for panel in left, right:
+      panel.set_xlabel("horizon H, steps of a problem")
       panel.set_xticks(steps)
-      panel.legend(
-        fontsize="x-small", ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1)
-      )
-    figure.savefig(path)
-    plt.close(figure)
+    left.set(ylabel="problems answered right", ylim=(-0.02, 1.02))
+    left.set_title("accuracy")
+    drawing.percent(left.yaxis)
+    right.set(ylabel="percentage points")
+    right.set_title("the beam's gain over best-of-N")
+    right.axhline(0, color="black", linewidth=0.6)
+    drawing.say(
+      figure,
+      "Beams and best-of-N as problems get longer",
+      "dots: horizons that were tried, bars: standard errors",
+    )
   return path
+
+
+def _lighter(arm: str, shade: float) -> tuple[float, ...]:
+  """An arm's colour, mixed with white."""
+  return tuple(1 - shade * (1 - np.array(colors.to_rgb(drawing.colour(arm)))))

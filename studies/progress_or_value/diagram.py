@@ -385,11 +385,11 @@ def draw(
       axes.plot(grid.p, np.power(grid.p, h - 1), color="k", linewidth=0.9)
       axes.set(yscale="log", ylim=(grid.f[0], grid.f[-1]))
       if i == 0:
-        axes.set_title(f"Best-of-{grid.k[j]}", fontsize=9)
+        axes.set_title(f"prover: Best-of-{grid.k[j]}", fontsize=9)
       if j == 0:
-        axes.set_ylabel(f"H = {h} steps\nf: X's guess is right")
-      if i == rows - 1:
-        axes.set_xlabel("p: a step of Y is right")
+        axes.set_ylabel(f"H = {h} steps")
+    figure.supxlabel("p, probability that a step of Y is right", fontsize=10)
+    figure.supylabel("f, probability that X's guess is right", fontsize=10)
     small = {"fontsize": 7, "ha": "center", "va": "center"}
     for axes, x, y, text in (
       (panels[0, 0], 0.66, 0.25, "under the line\nY is worth more\nat step 1"),

@@ -4,10 +4,9 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing, seed_plots
 
 
 def prover_strengths(
@@ -25,25 +24,26 @@ def prover_strengths(
     terms: term of the theorem -> float[strengths, seeds].
   """
   path = pathlib.Path(workdir) / "provers.png"
-  with plt.rc_context(plots.STYLE):
-    figure, (top, bottom) = plt.subplots(
-      2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2)
-    )
-    for name, values in accuracy.items():
-      plots.points(top, strengths, values, name)
-    top.set(ylabel="accuracy averaged over training", ylim=(-0.02, 1.02))
-    top.set_title("line: mean of seeds; points: seeds", fontsize="medium")
-    top.legend()
-    for name, values in terms.items():
-      plots.points(bottom, strengths, values, name)
+  with drawing.figure(path, 8.4, 7.6) as figure:
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for panel, curves in (top, accuracy), (bottom, terms):
+      for name, look in drawing.looks(curves).items():
+        shares = panel is top
+        seed_plots.points(
+          panel, name, strengths, curves[name], look, shares=shares
+        )
+    top.set(ylabel="right responses", ylim=(-0.02, 1.02))
+    top.set_title("accuracy averaged over training")
+    drawing.percent(top.yaxis)
     bottom.set_xscale("log")
     bottom.set_yscale("log")
-    bottom.set(
-      xlabel="prover strength γ", ylabel="Theorem 3.1, at the SFT policy"
-    )
+    bottom.set(xlabel="prover strength γ", ylabel="squared probability")
+    bottom.set_title("terms of Theorem 3.1 at the policy before training")
     bottom.set_xticks(strengths, [f"{s:g}" for s in strengths])
     bottom.minorticks_off()
-    bottom.legend()
-    figure.savefig(path)
-    plt.close(figure)
+    drawing.say(
+      figure,
+      "What is learned from provers of each strength",
+      seed_plots.POINTS_SAY,
+    )
   return path

@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
-from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from pav_jax.reporting import plots
+from pav_jax.reporting import drawing
 
 
 def regimes(
@@ -27,50 +27,45 @@ def regimes(
     names: of arms, a panel each.
   """
   path = pathlib.Path(workdir) / "regimes.png"
-  with plt.rc_context(plots.STYLE):
-    figure, axes = plt.subplots(
-      2,
-      len(names),
-      figsize=(4.2 * len(names), 7.0),
-      sharex="row",
-      sharey="row",
-      squeeze=False,
+  colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(found)))
+  with drawing.figure(path, 5.2 * len(names), 8) as figure:
+    axes = figure.subplots(
+      2, len(names), sharex="row", sharey="row", squeeze=False
     )
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(found)))
-    for ax, name in zip(axes[0], names, strict=True):
+    for (above, below), name in zip(axes.T, names, strict=True):
       for regime, color in zip(found, colors, strict=True):
-        levels = regime["arms"].get(name, {}).get("levels", {})
-        known = sorted((float(x), of) for x, of in levels.items())
-        if not known:
-          continue
-        ax.plot(
-          [x for x, _ in known],
-          [of["median"] for _, of in known],
-          color=color,
-          label=f"{100 * regime['start']:.2g} %",
+        label = f"from {100 * regime['start']:.2g} %"
+        numbers, look = regime["arms"].get(name, {}), {"color": color}
+        levels = sorted(
+          (float(x), of) for x, of in numbers.get("levels", {}).items()
         )
-        for x, of in known:
+        for x, of in levels:
           ratios = [r for r in of["ratios"] if r > 0]
           marker = "^" if of["is_bound"] else "."
-          ax.plot([x] * len(ratios), ratios, marker, color=color, alpha=0.5)
-      ax.axhline(1.0, color="black", linewidth=0.8)
-      ax.set(xscale="log", yscale="log", xlabel="accuracy reached", title=name)
-      ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-      ax.yaxis.set_major_formatter(ScalarFormatter())
-      ax.yaxis.set_minor_formatter(NullFormatter())
-      ax.set_yticks([1, 2, 3, 5, 10])
-    for ax, name in zip(axes[1], names, strict=True):
-      for regime, color in zip(found, colors, strict=True):
-        ahead = regime["arms"].get(name, {}).get("ahead", {})
+          above.plot([x] * len(ratios), ratios, marker, color=color, alpha=0.5)
+        if levels:
+          y = [of["median"] for _, of in levels]
+          drawing.line(above, label, [x for x, _ in levels], y, look)
+        ahead = numbers.get("ahead", {})
         at = sorted(map(int, ahead))
-        ax.plot([0, *at], [0.0, *(ahead[str(x)] for x in at)], color=color)
-      ax.axhline(0.0, color="black", linewidth=0.8)
-      ax.set_xlabel("iteration")
-    axes[1, 0].set_ylabel("points ahead of outcome-only")
-    axes[0, 0].set_ylabel("times fewer iterations than outcome-only")
-    axes[0, -1].legend(
-      title="start", loc="center left", bbox_to_anchor=(1.0, 0.5)
+        if at:
+          y = [0.0, *(ahead[str(x)] for x in at)]
+          drawing.line(below, label, [0, *at], y, look)
+      above.axhline(1.0, color="black", linewidth=0.8)
+      above.set(xscale="log", yscale="log", title=name)
+      above.set_xlabel("accuracy reached")
+      drawing.percent(above.xaxis)
+      above.yaxis.set_major_formatter(ScalarFormatter())
+      above.yaxis.set_minor_formatter(NullFormatter())
+      above.set_yticks([1, 2, 3, 5, 10])
+      below.axhline(0.0, color="black", linewidth=0.8)
+      below.set_xlabel("iteration")
+    axes[0, 0].set_ylabel("times fewer iterations than outcomes alone")
+    axes[1, 0].set_ylabel("percentage points ahead of outcomes alone")
+    drawing.say(
+      figure,
+      "What progress saves, by the accuracy that training starts from",
+      "lines: medians of seeds above, means below; dots: seeds; triangles: "
+      "seeds, where outcomes alone did not get there, so that it is more",
     )
-    figure.savefig(path)
-    plt.close(figure)
   return path

@@ -4,23 +4,13 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as mpl_figure
 
-from pav_jax.reporting import plots, progress
+from pav_jax.reporting import drawing, progress
+from pav_jax.reporting.fit_plots import MEASURES
 
 # Group -> design -> measure -> value of each seed.
 Table = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
-
-LABELS = {
-  "auc_outcome": "AUC for the outcome",
-  "auc_no_error": "AUC for no error so far",
-  "corr_mc": "correlation with Monte-Carlo values",
-  "corr_exact": "correlation with exact values",
-  "ece_mc": "expected calibration error",
-  "completions": "completions made",
-}
 
 
 def spread_of_designs(
@@ -43,19 +33,25 @@ def spread_of_designs(
   if not shown:
     raise ValueError(f"measures are {list(first)}, expected one of {measures}")
   path = pathlib.Path(workdir) / "scaling.png"
-  with matplotlib.rc_context(plots.STYLE):
-    drawn = mpl_figure.Figure(figsize=(3.2 * len(table), 3.2))
-    axes = drawn.subplots(1, len(table), sharey=True, squeeze=False)[0]
-    for ax, (group, designs) in zip(axes, table.items(), strict=True):
+  with drawing.figure(path, max(3.2 * len(table), 5.4), 4) as figure:
+    axes = figure.subplots(1, len(table), sharey=True, squeeze=False)[0]
+    look = {"color": drawing.colour("verifier"), "linestyle": "-"}
+    for panel, (group, designs) in zip(axes, table.items(), strict=True):
       at = np.arange(len(designs))
-      values = [np.asarray(of[shown[0]]) for of in designs.values()]
-      ax.plot(at, [x.mean() for x in values], "-", color="C0")
-      for x, seeds in zip(at, values, strict=True):
-        ax.plot(np.full(len(seeds), x), seeds, ".", color="C0", alpha=0.5)
-      ax.set_xticks(at, designs.keys(), rotation=30, ha="right")
-      ax.set_title(group)
-    axes[0].set_ylabel(LABELS.get(shown[0], shown[0]))
-    drawn.savefig(path)
+      for x, of in zip(at, designs.values(), strict=True):
+        seeds = np.asarray(of[shown[0]])
+        panel.plot(np.full(len(seeds), x), seeds, ".", color=look["color"])
+      means = [np.mean(of[shown[0]]) for of in designs.values()]
+      panel.plot(at, means, **look)
+      panel.set_xticks(at, designs.keys(), rotation=30, ha="right")
+      panel.set(title=group, xlabel="design")
+    what = MEASURES.get(shown[0], shown[0])
+    axes[0].set_ylabel(f"{what}, 1 at most")
+    drawing.say(
+      figure,
+      "Verifiers of several designs of data",
+      "line: mean of seeds; dots: seeds",
+    )
   return path
 
 

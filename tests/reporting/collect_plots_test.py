@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from pav_jax.reporting import collect_plots
+from pav_jax.reporting import collect_plots, drawing
 from pav_jax.rollout import StepTargets
+from tests.reporting import looking
 
 # Two traces of a problem and one of another. Values, whole responses in
 # parentheses: 8/16, 16/16, (1); 8/16, 0/16, 3/16, (0); 2/16, then unknown.
@@ -62,6 +63,22 @@ def test_figure_and_tables(tmp_path, capsys):
     assert "1,234 completions, 57 a second" in out
     assert ("89 % of decode slots useful" in out) == said
     assert "3 traces of 2 problems, 33.3 % correct; 6 prefixes" in out
+
+
+def test_steps_of_few_traces_are_faded(tmp_path, drawn):
+  summary = collect_plots.summarize(TARGETS)
+  summary |= {"labels_by_step": [300, 20, 19, 0]}
+  collect_plots.figure(tmp_path, summary)
+  (figure,) = drawn
+  values, by_step, decided, pits = figure.axes
+  for panel in by_step, decided:
+    faded, clear = panel.lines
+    assert faded.get_alpha() == drawing.FADED
+    assert len(looking.data(faded)) == 3 and len(looking.data(clear)) == 2
+  clear = [1, 1, drawing.FADED, drawing.FADED]
+  assert [bar.get_alpha() for bar in pits.patches] == clear
+  assert drawing.FADED_SAYS in looking.words(figure)
+  assert "probability" in values.get_xlabel()
 
 
 def test_no_traces(tmp_path, capsys):

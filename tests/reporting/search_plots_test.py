@@ -1,18 +1,5 @@
-import matplotlib.pyplot as plt
-import numpy as np
-import pytest
-
-from pav_jax.reporting import search_plots
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-  """Figures that were closed, to look at."""
-  figures = []
-  monkeypatch.setattr(plt, "close", figures.append)
-  yield figures
-  monkeypatch.undo()
-  plt.close("all")
+from pav_jax.reporting import drawing, search_plots
+from tests.reporting import looking
 
 
 def method(n, accuracy, generated):
@@ -34,30 +21,32 @@ REPORT = {
 }
 
 
-def lines(panel):
-  return {
-    line.get_label(): line.get_xydata().tolist()
-    for line in panel.get_lines()
-    if not line.get_label().startswith("_")
-  }
+def curves(panel):
+  """Points of the lines of a panel that have error bars."""
+  return [box.lines[0].get_xydata().tolist() for box in panel.containers]
 
 
 def test_accuracy_is_drawn_against_every_cost(tmp_path, drawn):
-  path = search_plots.all_methods(tmp_path, REPORT)
-  assert path.stat().st_size > 1000
+  search_plots.all_methods(tmp_path, REPORT)
   by_n, by_tokens, by_flops = drawn[0].axes
-  labels = {text.get_text() for text in drawn[0].legends[0].get_texts()}
-  # Every method is named; the two that are equal share a line.
-  assert labels == {"best of N\n= majority", "greedy", "beam"}
-  drawn_once = [REPORT[name] for name in ("best of N", "greedy", "beam")]
+  # Every method is named at its end; the two that are equal share a line.
+  assert set(looking.names(by_flops)) == {
+    "best of N = majority",
+    "greedy",
+    "beam",
+  }
+  assert not by_n.texts and not drawn[0].legends
+  lines = [REPORT[name] for name in ("best of N", "beam")]
   for panel, cost in (by_n, "n"), (by_tokens, "generated"), (by_flops, "flops"):
-    points = [
-      container.lines[0].get_xydata().tolist() for container in panel.containers
-    ]
-    assert points == [
+    assert curves(panel) == [
       [list(x) for x in zip(found[cost], found["accuracy"], strict=True)]
-      for found in drawn_once
+      for found in lines
     ]
+    # Greedy decoding is a line across.
+    assert [0.3, 0.3] in [list(line.get_ydata()) for line in panel.lines]
+  said = looking.words(drawn[0])
+  for words in ("bars: standard errors", "dashed: greedy", "dots:", "100 %"):
+    assert words in said
 
 
 def test_the_first_figure_has_few_methods_named_at_their_lines(tmp_path, drawn):
@@ -68,42 +57,67 @@ def test_the_first_figure_has_few_methods_named_at_their_lines(tmp_path, drawn):
   }
   search_plots.accuracy(tmp_path, REPORT | more)
   by_n, by_tokens = drawn[0].axes
-  named = {text.get_text(): text for text in by_tokens.texts}
   # Equal beams share a name; best-of-N and majority do not, equal or not.
-  assert set(named) == {
+  assert set(looking.names(by_tokens)) == {
     "best of N",
     "majority",
     "greedy",
     "beam = beam, Bo4",
     "beam, Q alone",
   }
-  assert not by_n.texts
-  heights = sorted(text.xyann[1] for text in named.values())
-  assert min(np.diff(heights)) > 0.05  # one above another
-  curves = [
-    container.lines[0].get_xydata().tolist() for container in by_n.containers
-  ]
-  assert curves == [
+  assert not by_n.texts and not looking.overlapping(drawn[0])
+  assert curves(by_n) == [
     [[1, 0.1], [2, 0.2]],
     [[1, 0.1], [2, 0.2]],
     [[2, 0.5]],
     [[2, 0.4]],
   ]
-  assert [0.3, 0.3] in [list(line.get_ydata()) for line in by_n.lines]
+
+
+def test_a_method_has_one_colour_in_every_figure(tmp_path, drawn):
+  search_plots.every(tmp_path, REPORT, {})
+  for figure in drawn:
+    for name, text in looking.names(figure.axes[-1]).items():
+      assert text.get_color() == drawing.colour(name.split(" =")[0])
+
+
+def test_many_methods_of_equal_ends_are_all_legible(tmp_path, drawn):
+  report = {
+    f"best of N, scored in way {i}": method(
+      [1, 2], [0.1, 0.9 + i / 1e3], [60, 120]
+    )
+    for i in range(20)
+  }
+  search_plots.every(tmp_path, report | REPORT, {})
+  for figure in drawn:
+    assert not looking.overlapping(figure)
+    assert len(looking.names(figure.axes[-1])) == len(report) * (
+      figure is not drawn[0]
+    ) + (4 if figure is drawn[0] else 3)
+
+
+def test_bands_are_named(tmp_path, drawn):
+  banded = method([1, 2], [0.1, 0.2], [60, 120])
+  banded |= {"least": [0.0, 0.1], "most": [0.2, 0.3]}
+  search_plots.accuracy(tmp_path, {"beam": banded}, title="three seeds")
+  said = looking.words(drawn[0])
+  assert "bands: least to most" in said and "three seeds" in said
+  assert "standard errors" not in said and "greedy" not in said
 
 
 def test_methods_that_rank_the_same_samples_share_a_line(tmp_path, drawn):
   search_plots.pass_at_n(tmp_path, REPORT)
-  by_n, by_tokens = drawn[0].axes
-  assert set(lines(by_n)) == {"samples", "greedy", "beam"}
-  assert lines(by_tokens)["beam"] == [[340, 0.6]]
+  _, by_tokens = drawn[0].axes
+  assert set(looking.names(by_tokens)) == {"samples", "greedy", "beam"}
+  assert [[340, 0.6]] in curves(by_tokens)
 
 
 def test_other_figures(tmp_path, drawn):
   errors = {
-    "step": [1, 2],
-    "q_policy": [0.4, None],
-    "effective_reward": [0.3, 0.2],
+    "step": [1, 2, 3],
+    "rollouts": [200, 50, 19],
+    "q_policy": [0.4, 0.3, None],
+    "effective_reward": [0.3, 0.2, 0.1],
   }
   tuned = {
     "alpha": 0.5,
@@ -115,6 +129,14 @@ def test_other_figures(tmp_path, drawn):
   paths = search_plots.every(tmp_path, REPORT, more)
   names = ["accuracy", "all_methods", "pass_at_n", "alpha", "outcome_error"]
   assert [path.stem for path in paths] == names
-  error = lines(drawn[-1].axes[0])
-  assert list(error.values())[1] == [[1, 0.3], [2, 0.2]]
-  assert len(search_plots.every(tmp_path, REPORT, {})) == 3
+  alpha, (axes,) = drawn[3], drawn[4].axes
+  said = looking.words(alpha)
+  assert "dotted: the α taken" in said and "standard errors" in said
+  # The third step has few traces: of the rewards' line, that reaches it.
+  values, faded, clear = axes.lines
+  assert looking.data(values) == [[1, 0.4], [2, 0.3]]
+  assert faded.get_alpha() == drawing.FADED
+  assert looking.data(faded) == [[1, 0.3], [2, 0.2], [3, 0.1]]
+  assert looking.data(clear) == [[1, 0.3], [2, 0.2]]
+  assert set(looking.names(axes)) == {"values alone", "effective rewards"}
+  assert drawing.FADED_SAYS in looking.words(drawn[4])

@@ -10,6 +10,7 @@ import pytest
 from pav_jax import credit
 from studies.credit import arms, bench, figure, measure, processes
 from studies.credit.arms import Arm
+from tests.reporting import looking
 
 # Two steps of two actions. From the start, action 0 leads to state 1 and action
 # 1 to state 2; right are action 0 in state 1, and no action in state 2.
@@ -240,8 +241,18 @@ def test_a_bench_goes_on_with_what_is_missing(bench_run, capsys):
   assert not capsys.readouterr().out
   text = figure.tables(settings, cells)
   assert "| RLOO | 0.3 |" in text
-  figure.draw(out / "credit.png", settings, cells)
-  assert (out / "credit.png").stat().st_size > 10_000
   other = bench.Settings(rates=(0.2,))
   with pytest.raises(ValueError, match="measured with other settings"):
     bench.run(other, out)
+
+
+def test_arms_are_named_at_their_lines_and_kinds_in_words(bench_run, drawn):
+  settings, out, cells = bench_run
+  figure.draw(out / "credit.png", settings, cells)
+  by_tokens, by_rate, learning = drawn[0].axes
+  for panel in by_tokens, by_rate, learning:
+    assert list(looking.names(panel)) == ["RLOO"]
+    assert panel.get_ylabel() and panel.get_xlabel()
+  said = looking.words(drawn[0])
+  assert "dashed: from completions too" in said and "means of 2 seeds" in said
+  assert not drawn[0].legends
