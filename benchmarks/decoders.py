@@ -8,9 +8,11 @@ them; the default is that of the tests. Columns: the largest error of logits
 beside transformers; greedy tokens that agree; the largest difference between
 reported log-probabilities of completions and a full pass; whether files come
 back as they were; the largest relative difference on eight devices of the loss;
-seconds to compile a training step of 4 and of 64 layers; and temporaries of a
-rematerialised training step of 8,192 tokens over those of 1,024, on a CPU and,
-with a topology, by libtpu for a TPU. About ten minutes on two cores.
+seconds to compile a training step of 4 and of 64 layers; temporaries of a
+rematerialised training step of 8,192 tokens over those of 1,024, on a CPU; and,
+with a topology, both in the memory of a TPU by libtpu, 0 where they stay in the
+chip: an array of 8,192 × 8,192 numbers of one head would be 256 MiB. About ten
+minutes on two cores, and more for a TPU.
 """
 
 import argparse
@@ -35,8 +37,8 @@ from tools import tpu_topologies
 DATA = pathlib.Path(__file__).parents[1] / "tests" / "data" / "decoders"
 HEADER = (
   "| checkpoint | logits | greedy | log-probabilities | round trip | 8 devices "
-  "| compile, 4 and 64 layers | memory, 8 times the length | the same on a TPU "
-  "|\n|---|---|---|---|---|---|---|---|---|"
+  "| compile, 4 and 64 layers | memory, 8 times the length | TPU, 1,024 and "
+  "8,192 tokens |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -128,10 +130,9 @@ def compiled(config, length: int, device=None) -> tuple[float, int]:
   return seconds, done.memory_analysis().temp_size_in_bytes
 
 
-def growth(config, device=None) -> float:
-  """Temporaries of 8,192 tokens over those of 1,024."""
-  short, long = (compiled(config, length, device)[1] for length in (1024, 8192))
-  return long / short
+def temporaries(config, device=None) -> list[int]:
+  """Bytes of 1,024 and of 8,192 tokens."""
+  return [compiled(config, length, device)[1] for length in (1024, 8192)]
 
 
 def row(path: pathlib.Path, device=None) -> str:
@@ -145,11 +146,13 @@ def row(path: pathlib.Path, device=None) -> str:
   on_tpu = "–"
   if device is not None:
     with tpu_topologies.quiet():
-      on_tpu = f"{growth(config, device):.2f}"
+      sizes = temporaries(config, device)
+    on_tpu = ", ".join(f"{size / 2**20:.1f}" for size in sizes) + " MiB"
+  short, long = temporaries(config)
   return (
     f"| {path.name} | {error:.1e} | {greedy} | {sampled(model, expected):.1e} "
     f"| {'exact' if is_kept(path) else 'differs'} | {on_a_mesh(model):.1e} "
-    f"| {seconds[0]:.1f} s, {seconds[1]:.1f} s | {growth(config):.2f} "
+    f"| {seconds[0]:.1f} s, {seconds[1]:.1f} s | {long / short:.2f} "
     f"| {on_tpu} |"
   )
 
