@@ -22,7 +22,7 @@ def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
   total = np.cumsum(np.where(finite, values, 0), axis=0)
   count = np.cumsum(finite, axis=0)
   for x in total, count:
-    x[window:] = x[window:] - x[:-window].copy()
+    x[window:] = x[window:] - x[:-window]
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

@@ -184,7 +184,6 @@ def by_step(
   curves: Mapping[str, Float[ArrayLike, "P"]],
   *,
   ylabel: str,
-  reference: float | int | None = None,
   number: Int[np.ndarray, "P"] | None = None,
   title: str = "",
 ) -> pathlib.Path:
@@ -195,7 +194,6 @@ def by_step(
     name: of the file.
     curves: name -> one number per prefix, NaN where there is none.
     ylabel: what the numbers are.
-    reference: drawn as a grey horizontal line.
     number: traces that have each prefix; those of few are faded.
     title: of the figure.
   """
@@ -203,13 +201,9 @@ def by_step(
   with drawing.figure(path, 7.4, 4.0) as figure:
     axes = figure.subplots()
     faded = _draw_curves(axes, curves, number)
-    if reference is not None:
-      axes.axhline(reference, color="0.5", linewidth=1, zorder=0)
     _steps_axis(axes, len(next(iter(curves.values()))))
     axes.set(ylabel=ylabel)
     what = f"{ylabel[0].upper()}{ylabel[1:]} by step"
-    if reference is not None:
-      what += f"; grey: {reference:g}"
     drawing.say(figure, title, what, drawing.FADED_SAYS * faded)
   return path
 
@@ -267,43 +261,3 @@ def _draw_curves(
       axes, name, np.arange(len(y)), y, look, number=number, markersize=4
     )
   return faded
-
-
-def first_pits(
-  workdir: str | os.PathLike,
-  pit: Int[ArrayLike, "B"],
-  outcome: Float[ArrayLike, "B"],
-  *,
-  num_steps: int,
-  title: str = "",
-) -> pathlib.Path:
-  """Where wrong rollouts have their first pit; `first_pits.png`.
-
-  Args:
-    workdir: where the file goes.
-    pit: from `advantages.first_pit`, −1 for none.
-    outcome: 1 for correct rollouts, 0 for wrong ones.
-    num_steps: H.
-    title: of the figure.
-  """
-  path = pathlib.Path(workdir) / "first_pits.png"
-  pit, outcome = np.asarray(pit), np.asarray(outcome)
-  found, wrong = pit[pit >= 0], int((outcome == 0).sum())
-  with drawing.figure(path, 6.4, 3.4) as figure:
-    axes = figure.subplots()
-    count = np.bincount(found, minlength=num_steps)
-    bars = axes.bar(np.arange(1, num_steps + 1), count, color=WRONG)
-    if num_steps <= 30:
-      axes.bar_label(bars, fontsize="small", color="0.3")
-    axes.set(xlabel="step of the first pit", ylabel="responses")
-    axes.set(xlim=(0.4, num_steps + 0.6), axisbelow=True)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.grid(axis="x", visible=False)
-    drawing.say(
-      figure,
-      title,
-      "Where wrong responses first have value 0, their first pit",
-      f"{len(pit)} responses, {wrong} of them wrong, {len(found)} with a pit",
-    )
-  return path

@@ -26,9 +26,6 @@ FIGURES = {
     d, {"a": Q[0], "b": Q[1]}, {"a": {"+": Q[2], "*": Q[3]}}
   ),
   "ece": lambda d: value_plots.by_step(d, "ece", {"a": Q[0]}, ylabel="ECE"),
-  "first_pits": lambda d: value_plots.first_pits(
-    d, np.array([-1, 0, 2, 2]), np.array([1, 0, 0, 0.0]), num_steps=4
-  ),
 }
 
 
@@ -135,31 +132,13 @@ def test_curves_by_step_are_what_was_given(draw):
     "error",
     {str(i): np.full(P, float(i)) for i in range(12)},
     ylabel="error",
-    reference=0.5,
   )
   (axes,) = got.axes
   looks = {
-    (x.get_color(), x.get_linestyle(), x.get_marker()) for x in axes.lines[:12]
+    (x.get_color(), x.get_linestyle(), x.get_marker()) for x in axes.lines
   }
   assert len(looks) == 12
   assert set(looking.names(axes)) == {str(i) for i in range(12)}
-  assert axes.lines[12].get_ydata() == [0.5, 0.5]
-  assert "grey: 0.5" in looking.words(got)
-
-
-def test_pits_are_counted(draw):
-  got = draw(
-    value_plots.first_pits,
-    np.array([-1, 0, 2, 2, -1]),
-    np.array([1, 0, 0, 0.0, 0]),
-    num_steps=4,
-  )
-  (axes,) = got.axes
-  # The step of 0-based index h is drawn at h + 1.
-  bars = {round(p.get_x() + 0.4): p.get_height() for p in axes.patches}
-  assert bars == {1: 1, 2: 0, 3: 2, 4: 0}
-  said = looking.words(got)
-  assert "5 responses, 4 of them wrong, 3 with a pit" in said
 
 
 def test_outcomes_differ_in_lightness_or_hue_for_colour_blind_eyes():
