@@ -7,10 +7,13 @@ import pytest
 
 from pav_jax.problems.chain import Chain
 from pav_jax.problems.plain_text import PlainText
+from pav_jax.reporting import drawing
 from pav_jax.rollout import StepTargets
 from pav_jax.runs import fit_report
+from pav_jax.runs.labelled_data import LabelledData
 from pav_jax.training import labelling
 from pav_jax.training import value_evaluation as evaluation
+from tests.reporting import looking
 
 PROBLEM = Chain(horizon=2)
 IDS = PROBLEM.problem_ids("validation", 0, 30)
@@ -45,6 +48,33 @@ def test_validation_loss_is_the_training_loss_on_held_out_traces():
     ("ece_mc", measured["monte_carlo"]["ece"]["all"]),
   ):
     assert found[name] == pytest.approx(value, abs=1e-5)
+
+
+def test_steps_of_a_tests_figures_are_faded_by_how_many_traces_it_has(
+  tmp_path, drawn
+):
+  """The test part's, which has 10; the validation part has 30."""
+
+  def score(targets):
+    return np.random.default_rng(0).normal(size=targets.prefix_len.shape)
+
+  few = jax.tree.map(lambda x: x[:10], TARGETS)
+  data = LabelledData(train=TARGETS, validation=TARGETS, test=few)
+  fit_report.test(
+    tmp_path,
+    score,
+    PROBLEM,
+    data,
+    exact=None,
+    scaling=None,
+    process_bench=(),
+    num_inspected=1,
+    title="",
+  )
+  by_step = [x for x in drawn if "by step" in looking.words(x)]
+  assert len(by_step) == 2
+  for figure in by_step:
+    assert drawing.FADED_SAYS in looking.words(figure)
 
 
 class Letters:

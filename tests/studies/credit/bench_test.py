@@ -223,6 +223,14 @@ def bench_run(tmp_path_factory):
   return settings, out, bench.run(settings, out)
 
 
+def test_policy_and_prover_begin_at_their_own_success_rates(bench_run):
+  settings, _, _ = bench_run
+  got = bench.start("chain", 0.1, settings)
+  for logits, rate in ((got.logits, 0.1), (got.prover, settings.prover_rate)):
+    success = processes.success(got.process, logits)
+    np.testing.assert_allclose(success, rate, rtol=1e-3)
+
+
 def test_a_bench_learns_with_the_rate_that_learns(bench_run):
   _, _, cells = bench_run
   cell = cells["learning/chain/0.1/RLOO"]
