@@ -10,9 +10,9 @@ reported log-probabilities of completions and a full pass; whether files come
 back as they were; the largest relative difference on eight devices of the loss;
 seconds to compile a training step of 4 and of 64 layers; temporaries of a
 rematerialised training step of 8,192 tokens over those of 1,024, on a CPU; and,
-with a topology, both in the memory of a TPU by libtpu, 0 where they stay in the
-chip: an array of 8,192 × 8,192 numbers of one head would be 256 MiB. About ten
-minutes on two cores, and more for a TPU.
+with a topology, those of each of `--lengths` in the memory of a TPU by libtpu, 0
+where they stay in the chip: an array of 8,192 × 8,192 numbers of one head would
+be 256 MiB. About ten minutes on two cores, and more for a TPU.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from tools import tpu_topologies
 DATA = pathlib.Path(__file__).parents[1] / "tests" / "data" / "decoders"
 HEADER = (
   "| checkpoint | logits | greedy | log-probabilities | round trip | 8 devices "
-  "| compile, 4 and 64 layers | memory, 8 times the length | TPU, 1,024 and "
-  "8,192 tokens |\n|---|---|---|---|---|---|---|---|---|"
+  "| compile, 4 and 64 layers | memory, 8 times the length "
+  "| memory of a TPU |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -130,12 +130,13 @@ def compiled(config, length: int, device=None) -> tuple[float, int]:
   return seconds, done.memory_analysis().temp_size_in_bytes
 
 
-def temporaries(config, device=None) -> list[int]:
-  """Bytes of 1,024 and of 8,192 tokens."""
-  return [compiled(config, length, device)[1] for length in (1024, 8192)]
+def temporaries(config, lengths, device=None) -> list[int]:
+  """Bytes for texts of each length."""
+  config = dataclasses.replace(config, max_length=max(lengths))
+  return [compiled(config, length, device)[1] for length in lengths]
 
 
-def row(path: pathlib.Path, device=None) -> str:
+def row(path: pathlib.Path, lengths: list[int], device=None) -> str:
   """A line of the table."""
   model = models.load(path, param_dtype="float32")
   expected = np.load(path / "expected.npz")
@@ -146,9 +147,9 @@ def row(path: pathlib.Path, device=None) -> str:
   on_tpu = "–"
   if device is not None:
     with tpu_topologies.quiet():
-      sizes = temporaries(config, device)
+      sizes = temporaries(config, lengths, device)
     on_tpu = ", ".join(f"{size / 2**20:.1f}" for size in sizes) + " MiB"
-  short, long = temporaries(config)
+  short, long = temporaries(config, [1024, 8192])
   return (
     f"| {path.name} | {error:.1e} | {greedy} | {sampled(model, expected):.1e} "
     f"| {'exact' if is_kept(path) else 'differs'} | {on_a_mesh(model):.1e} "
@@ -164,13 +165,16 @@ def main() -> None:
   )
   parser.add_argument("checkpoints", nargs="?", type=pathlib.Path, default=DATA)
   parser.add_argument("--topology", help="of a TPU, for which libtpu compiles")
+  parser.add_argument(
+    "--lengths", type=int, nargs="+", default=[1024, 8192], help="on the TPU"
+  )
   flags = parser.parse_args()
   device = None
   if flags.topology:
     device = tpu_topologies.describe(flags.topology).devices[0]
   print(HEADER, flush=True)
   for path in sorted(flags.checkpoints.iterdir()):
-    print(row(path, device), flush=True)
+    print(row(path, flags.lengths, device), flush=True)
 
 
 if __name__ == "__main__":
