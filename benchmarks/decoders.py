@@ -10,9 +10,10 @@ reported log-probabilities of completions and a full pass; whether files come
 back as they were; the largest relative difference on eight devices of the loss;
 seconds to compile a training step of 4 and of 64 layers; temporaries of a
 rematerialised training step of 8,192 tokens over those of 1,024, on a CPU; and,
-with a topology, those of each of `--lengths` in the memory of a TPU by libtpu, 0
-where they stay in the chip: an array of 8,192 × 8,192 numbers of one head would
-be 256 MiB. About ten minutes on two cores, and more for a TPU.
+with a topology, those of each of `--lengths` in the memory of a TPU by libtpu,
+0 where they stay in the chip: an array of 8,192 × 8,192 numbers of one head
+would be 256 MiB. `--preset=NAME` prints these alone, of four layers of NAME.
+About ten minutes on two cores, and more for a TPU.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import safetensors.numpy
 from jax.sharding import SingleDeviceSharding
 
 from pav_jax import models
-from pav_jax.models import partitioning, transformer
+from pav_jax.models import partitioning, presets, transformer
 from pav_jax.models.partitioning import Layout
 from pav_jax.policies.language_model import LanguageModel
 from tools import tpu_topologies
@@ -168,10 +169,15 @@ def main() -> None:
   parser.add_argument(
     "--lengths", type=int, nargs="+", default=[1024, 8192], help="on the TPU"
   )
+  parser.add_argument("--preset", help="a published size, see models.presets")
   flags = parser.parse_args()
   device = None
   if flags.topology:
     device = tpu_topologies.describe(flags.topology).devices[0]
+  if flags.preset:
+    config = presets.preset(flags.preset, num_layers=4, remat="full")
+    print([x / 2**20 for x in temporaries(config, flags.lengths, device)])
+    return
   print(HEADER, flush=True)
   for path in sorted(flags.checkpoints.iterdir()):
     print(row(path, flags.lengths, device), flush=True)
