@@ -293,8 +293,16 @@ def read(path: pathlib.Path) -> tokenizer_files.Definition:
     ValueError: naming the file or field that is not as expected.
   """
   if path.is_file() and path.name != tokenizer_files.TOKENIZER:
-    return gguf_tokenizer.read(gguf_files.open_file(path))
+    stat = path.stat()
+    return _read_gguf(path, stat.st_mtime_ns, stat.st_size)
   return tokenizer_files.read(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_gguf(path: pathlib.Path, *stamp: int) -> tokenizer_files.Definition:
+  """`read`; its fields take seconds, and every part of a run asks for them."""
+  del stamp
+  return gguf_tokenizer.read(gguf_files.open_file(path))
 
 
 def _piece_text(piece: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import pathlib
 
 import jax
@@ -326,6 +327,21 @@ def test_pieces_are_those_of_sentencepiece(prefix, tmp_path):
   for text in texts:
     assert tokenizer.encode(text) == model.EncodeAsIds(text)
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+  path = tokens_only(tmp_path / "t.gguf", byte_level)
+  opened = []
+  open_file = gguf_files.open_file
+  monkeypatch.setattr(
+    gguf_files, "open_file", lambda path: opened.append(path) or open_file(path)
+  )
+  for _ in range(2):
+    assert Tokenizer(path).eos_id == Tokenizer(path).eos_id
+  assert len(opened) == 1
+  os.utime(path, (1, 1))
+  Tokenizer(path)
+  assert len(opened) == 2
 
 
 def test_other_tokenizers_are_refused_by_name(tmp_path):
