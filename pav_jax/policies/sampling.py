@@ -21,6 +21,21 @@ def bucket(length: int) -> int:
   return -(-length // size) * size
 
 
+def call_size(number: int, most: int) -> int:
+  """The size of equal calls that make `number` rows, in few shapes.
+
+  What a call has beyond its rows costs as much as they do: so calls are as few
+  as `most` allows, and no larger than a `bucket` of an equal share.
+
+  Args:
+    number: of rows in all.
+    most: rows of a call.
+  """
+  number = max(number, 1)
+  calls = -(-number // most)
+  return min(bucket(-(-number // calls)), most)
+
+
 def scale_logits(
   logits: Float[Array, "*B V"], temperature: float
 ) -> Float[Array, "*B V"]:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pav_jax.policies import sampling
 from pav_jax.policies.base import Policy
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
@@ -147,8 +148,9 @@ def count_correct(
 ) -> tuple[Int[np.ndarray, "J"], CompletionStatistics]:
   """Completes prefixes and grades the completions (Sec. 4.2).
 
-  Calls have a fixed size. Traces of which about as much is left to complete go
-  together; while the device completes some, the host grades those before.
+  Calls have one size, see `sampling.call_size`. Traces of which about as much
+  is left to complete go together; while the device completes some, the host
+  grades those before.
 
   Args:
     complete_fn: see `CompleteFn`.
@@ -174,7 +176,8 @@ def count_correct(
   trace, prefixes, job = _packed(
     traces, jobs, -(-ROWS_PER_TEXT // num_completions)
   )
-  each = max(rows_per_call // (num_completions * prefixes.shape[1]), 1)
+  most = max(rows_per_call // (num_completions * prefixes.shape[1]), 1)
+  each = sampling.call_size(len(trace), most)
   correct = np.zeros(len(jobs.trace), np.int64)
   statistics = CompletionStatistics()
 

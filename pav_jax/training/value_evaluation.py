@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pav_jax import steps, thresholds, verification
+from pav_jax.policies import sampling
 from pav_jax.problems import base
 from pav_jax.rollout import Rollout, StepTargets
 from pav_jax.training.target_splits import rollout_of, take
@@ -100,13 +101,14 @@ def score(
   Args:
     verifier: a pytree with `logits(rollout)`, as `provers.verifier.Verifier`.
     targets: the traces.
-    rows_per_call: traces scored at a time; bounds memory.
+    rows_per_call: traces scored at a time, at most; bounds memory.
   """
   number = len(targets.tokens)
+  each = sampling.call_size(number, rows_per_call)
   parts = []
-  for first in range(0, number, rows_per_call):
+  for first in range(0, number, each):
     # The last call is filled up, so that all have one shape.
-    rows = np.minimum(np.arange(first, first + rows_per_call), number - 1)
+    rows = np.minimum(np.arange(first, first + each), number - 1)
     logits = _logits(verifier, rollout_of(take(targets, rows)))
     parts.append(np.asarray(logits)[: number - first])
   return np.concatenate(parts)

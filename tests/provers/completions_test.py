@@ -81,6 +81,28 @@ def test_counts_are_those_of_complete(params, traces):
   assert work.useful <= work.slots
 
 
+def test_few_prefixes_make_a_small_call(traces):
+  sizes = []
+
+  class Demonstrations:
+    """Ends a trace as it ends."""
+
+    def __call__(self, traces, prefixes, number):
+      sizes.append(prefixes.shape)
+      rows = np.repeat(np.arange(len(traces.tokens)), number)
+      return jax.tree.map(lambda x: x[rows], traces)
+
+    def slots(self, *_):
+      return 0.0, 1.0
+
+  jobs = Jobs.of(np.arange(40).reshape(10, 4) % 4 == 1)
+  found, _ = count_correct(
+    Demonstrations(), PROBLEM, traces, jobs, num_completions=2
+  )
+  np.testing.assert_array_equal(found, 2 * np.asarray(PROBLEM.grade(traces)))
+  assert sizes == [(16, 1)]  # with room for 512 it would cost as much as 512
+
+
 class Nothing:
   """A `CompleteFn` that nobody is to call."""
 
