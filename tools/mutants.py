@@ -11,6 +11,7 @@ is stale, and as bad as one that survives. Exit status 1 if there is either.
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 import shutil
@@ -68,6 +69,24 @@ def fate(mutant: Mutant, root: pathlib.Path = ROOT) -> str:
   """`killed`, `survived` or `stale`; or `broken`, if tests fail without it."""
   if is_stale(mutant, root):
     return "stale"
+  if _unchanged(tuple(mutant.tests), root):
+    return "broken"
+  return "killed" if _test(mutant.tests, root, mutant) == 1 else "survived"
+
+
+@functools.cache
+def _unchanged(tests: tuple[str, ...], root: pathlib.Path) -> int:
+  """`_test` of the code as it is, which many mutants share."""
+  return _test(tests, root)
+
+
+def _test(
+  tests: Sequence[str], root: pathlib.Path, mutant: Mutant | None = None
+) -> int:
+  """pytest's exit status in a copy: 0 if all pass, 1 if one fails.
+
+  What the checkout's own tests have compiled is not compiled again.
+  """
   listed = subprocess.run(
     ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
     cwd=root,
@@ -81,21 +100,20 @@ def fate(mutant: Mutant, root: pathlib.Path = ROOT) -> str:
       if (root / name).is_file():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, copy / name)
-    if _test(mutant, copy):
-      return "broken"
-    file = copy / mutant.file
-    file.write_text(file.read_text().replace(mutant.before, mutant.after))
-    return "killed" if _test(mutant, copy) == 1 else "survived"
-
-
-def _test(mutant: Mutant, root: pathlib.Path) -> int:
-  """pytest's exit status: 0 if all pass, 1 if one fails."""
-  return subprocess.run(
-    [sys.executable, "-m", "pytest", "-x", "-n0", *mutant.tests],
-    cwd=root,
-    env=os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
-    capture_output=True,
-  ).returncode
+    if mutant is not None:
+      file = copy / mutant.file
+      file.write_text(file.read_text().replace(mutant.before, mutant.after))
+    environment = {
+      "JAX_COMPILATION_CACHE_DIR": str(root / ".pytest_cache" / "jax"),
+      **os.environ,
+      "PYTHONPATH": str(copy),
+    }
+    return subprocess.run(
+      [sys.executable, "-m", "pytest", "-x", "-n0", *tests],
+      cwd=copy,
+      env=environment,
+      capture_output=True,
+    ).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
