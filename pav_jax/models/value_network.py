@@ -84,8 +84,17 @@ def init(config: VerifierConfig, trunk: dict, key: jax.Array) -> dict:
   return params
 
 
-def split(params: dict) -> tuple[dict, dict]:
-  """`adapters.split`: of a trunk with adapters these, and all that reads it."""
+def split(params: dict, *, frozen: bool = False) -> tuple[dict, dict]:
+  """What is trained and what is not, as `adapters.split` has it.
+
+  Args:
+    params: from `init`.
+    frozen: whether nothing of the trunk is trained. If it is, its adapters are
+      where it has any, and else all of it.
+  """
+  if frozen:
+    rest = {name: part for name, part in params.items() if name != "trunk"}
+    return rest, {"trunk": params["trunk"]}
   trunk, base = adapters.split(params["trunk"])
   return params | {"trunk": trunk}, {"trunk": base} if base else {}
 

@@ -102,6 +102,11 @@ class VerifierSettings(FitSettings):
     )
     if not 0 <= self.aux_weight < float("inf"):
       raise ValueError(f"aux_weight is {self.aux_weight}, expected >= 0")
+    if self.aux_weight and not self.schedule.backbone_rate:
+      raise ValueError(
+        f"aux_weight is {self.aux_weight}, expected 0 with backbone_rate = 0: "
+        "that loss trains the backbone alone"
+      )
     if len(self.process_bench) not in (0, 2):
       raise ValueError(
         f"process_bench has {len(self.process_bench)} files, expected two: to "
@@ -239,6 +244,7 @@ def _start(
     settings.schedule.optimizer(settings.optimizer),
     layout,
     aux_weight=settings.aux_weight,
+    split=settings.schedule.split,
   )
   start = sha256(params)
   state = fitter.init(network.init(config, params, head_key))

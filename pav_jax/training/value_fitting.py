@@ -30,7 +30,8 @@ class VerifierSchedule(LearningRates):
 
   Attributes:
     batch_size: traces in a batch; each has the labels of all its prefixes.
-    backbone_rate: the backbone's learning rate as a multiple of the others'.
+    backbone_rate: the backbone's learning rate as a multiple of the others'. At
+      0 it stays as it is, and no gradient passes it.
 
   Raises:
     ValueError: if a number is out of its range.
@@ -41,7 +42,14 @@ class VerifierSchedule(LearningRates):
 
   def __post_init__(self):
     super().__post_init__()
-    check_positive(batch_size=self.batch_size, backbone_rate=self.backbone_rate)
+    check_positive(batch_size=self.batch_size)
+    if not 0 <= self.backbone_rate < float("inf"):
+      raise ValueError(f"backbone_rate is {self.backbone_rate}, expected >= 0")
+
+  @property
+  def split(self) -> fitting.Split:
+    """Which parameters of a verifier are trained."""
+    return functools.partial(network.split, frozen=self.backbone_rate == 0)
 
   def optimizer(self, kind: Callable) -> optax.GradientTransformation:
     """The optimiser with these learning rates.
@@ -151,8 +159,17 @@ def fitter(
   layout: Layout,
   *,
   aux_weight: float = 0.0,
+  split: fitting.Split = network.split,
 ) -> Fitter:
-  """`train_step` of a network, laid out over a mesh."""
+  """`train_step` of a network, laid out over a mesh.
+
+  Args:
+    config: of the network.
+    optimizer: of a schedule.
+    layout: of the mesh.
+    aux_weight: of the next-token loss.
+    split: of the schedule, which parameters are trained.
+  """
   return Fitter(
     functools.partial(
       train_step, config, optimizer, aux_weight=aux_weight, layout=layout
@@ -163,8 +180,8 @@ def fitter(
       network.shapes(config),
       network.shardings(config, layout),
       layout,
-      network.split,
+      split,
     ),
     layout,
-    network.split,
+    split,
   )

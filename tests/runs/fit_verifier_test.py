@@ -105,15 +105,18 @@ def data(tmp_path_factory):
   return folder
 
 
+SCHEDULE = value_fitting.VerifierSchedule(
+  num_steps=600, learning_rate=5e-3, warmup_steps=10, batch_size=64
+)
+
+
 def fit(workdir, data, **changes):
   settings = {
     "problem": PROBLEM,
     "data": data / "train",
     "held_out": data / "held_out",
     "backbone": backbone,
-    "schedule": value_fitting.VerifierSchedule(
-      num_steps=600, learning_rate=5e-3, warmup_steps=10, batch_size=64
-    ),
+    "schedule": SCHEDULE,
     "exact": ErrorRateValues(PROBLEM, {"+": 0.4}),
     "aux_weight": 0.1,
     "chunk": 20,
@@ -190,6 +193,10 @@ def test_another_configuration_is_refused(finished, data):
   [
     ({"chunk": 0}, "chunk is 0"),
     ({"aux_weight": -1.0}, "aux_weight is -1.0"),
+    (
+      {"schedule": dataclasses.replace(SCHEDULE, backbone_rate=0.0)},
+      "aux_weight is 0.1, expected 0 with backbone_rate = 0",
+    ),
     ({"process_bench": ("a",)}, "process_bench has 1 files"),
     ({"held_out": None, "held_out_share": 1.0}, "held_out_share is 1.0"),
     (
@@ -330,6 +337,17 @@ def test_the_best_verifier_is_exported_not_the_last(
   np.testing.assert_array_equal(kept.params["head"]["kernel"], params_at[best])
   report = json.loads((tmp_path / "report.json").read_text())
   assert report["training"]["kept_step"] == best
+
+
+def test_a_frozen_backbone_is_the_verifiers_trunk(tmp_path, data):
+  schedule = dataclasses.replace(SHORT["schedule"], backbone_rate=0.0)
+  changes = WIRING | {"schedule": schedule, "reader_layers": 1}
+  fit(tmp_path, data, num_inspected=1, **changes)
+  kept = provers_verifier.load(tmp_path / "verifier").params
+  jax.tree.map(
+    np.testing.assert_array_equal, kept["trunk"], backbone(*[None] * 3)[1]
+  )
+  assert np.abs(kept["head"]["kernel"]).max() > 0  # zeros at first
 
 
 def test_trains_in_the_precision_that_its_backbone_is_read_with(

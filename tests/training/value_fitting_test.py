@@ -16,6 +16,7 @@ from pav_jax.policies.for_problem import language_model
 from pav_jax.problems.chain import Chain
 from pav_jax.rollout import StepTargets
 from pav_jax.training import fitting, labelling, sft, value_fitting
+from pav_jax.training.value_fitting import VerifierSchedule
 
 PROBLEM = Chain(horizon=2, modulus=10, operations=Chain().operations[:1])
 CONFIG = TransformerConfig(
@@ -120,7 +121,7 @@ def test_what_has_no_weight_has_no_part():
 
 @pytest.fixture(scope="module")
 def step():
-  schedule = value_fitting.VerifierSchedule(
+  schedule = VerifierSchedule(
     num_steps=300, learning_rate=1e-2, batch_size=ROWS, backbone_rate=0.3
   )
   optimizer = schedule.optimizer(sft.AdamW(clip_norm=1e9))
@@ -188,6 +189,38 @@ def test_of_a_backbone_with_adapters_these_and_the_head_are_trained(step):
   jax.tree.map(np.testing.assert_array_equal, new.base, {"trunk": TRUNK})
 
 
+def test_a_frozen_backbone_stays_and_no_gradient_passes_it():
+  schedule = VerifierSchedule(
+    num_steps=300, learning_rate=1e-2, batch_size=ROWS, backbone_rate=0.0
+  )
+  optimizer = schedule.optimizer(sft.AdamW())
+  layout = Layout(partitioning.make_mesh(devices=jax.devices()[:1]))
+  fitter = value_fitting.fitter(
+    READING, optimizer, layout, split=schedule.split
+  )
+  params = network.init(READING, TRUNK, jax.random.key(2))
+  state = fitter.init(jax.tree.map(jnp.copy, params))
+  assert set(state.params) == {"reader", "head"}
+  batch = jax.tree.map(lambda x: np.stack([x] * 4), EXAMPLES)
+  program = fitter.train_chunk.lower(state, batch, np.int32(4)).as_text()
+  state, metrics = fitter.train_chunk(state, batch, np.int32(4))
+  assert metrics["values"][3] < metrics["values"][0]
+  jax.tree.map(np.testing.assert_array_equal, state.base, {"trunk": TRUNK})
+  assert set(state.network) == {"trunk", "reader", "head"}
+  # The layers of the trunk are gone through once, forwards; those of the reader
+  # forwards and back: with all trained there is one loop more.
+  loops = program.count("stablehlo.while")
+  fitter = value_fitting.fitter(READING, optimizer, layout)
+  state = fitter.init(params)
+  program = fitter.train_chunk.lower(state, batch, np.int32(4)).as_text()
+  assert program.count("stablehlo.while") > loops
+
+
+def test_a_backbones_rate_is_no_less_than_0():
+  with pytest.raises(ValueError, match=r"rate is -1\.0, expected >= 0"):
+    VerifierSchedule(num_steps=1, learning_rate=1.0, backbone_rate=-1.0)
+
+
 def test_learns_labels_of_a_few_traces_by_heart(step):
   optimizer, function = step
   params = network.init(READING, TRUNK, jax.random.key(2))
@@ -246,6 +279,4 @@ def test_a_chunk_on_a_mesh_equals_single_steps_on_one_device(step):
 )
 def test_bad_schedules(change, message):
   with pytest.raises(ValueError, match=message):
-    value_fitting.VerifierSchedule(
-      **{"num_steps": 10, "learning_rate": 1.0} | change
-    )
+    VerifierSchedule(**{"num_steps": 10, "learning_rate": 1.0} | change)
