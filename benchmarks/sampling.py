@@ -1,7 +1,6 @@
 """How fast a language model samples, and what sharing of prefixes is worth.
 
-  pip install -e '.[bench]'  # for the peer
-  .venv/bin/python benchmarks/sampling.py
+  python -m benchmarks.sampling
 
 On a random model of 4.9M parameters with 512 tokens, in float32:
 
@@ -10,23 +9,20 @@ On a random model of 4.9M parameters with 512 tokens, in float32:
     64 tokens of problem and 8 steps of 12 tokens; and the same with a prefix
     for each row alone, without sharing, for a quarter of the rows.
 
-Prints generated tokens per second and the share of decode slots that gave them;
-for Hugging Face `transformers` on the same weights, where it is installed, each
-at the best of some batch sizes; and which part of the speed of matrix products
-of the MLP's shape that is. The peer gets batches of prompts of equal lengths.
+Prints generated tokens per second, at the best of some numbers of slots; the
+share of decode slots that gave them; and which part of the speed of matrix
+products of the MLP's shape that is. `benchmarks.peers` has other systems.
 """
 
 import argparse
 import dataclasses
-import os
-import tempfile
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.models import hf, partitioning
+from pav_jax.models import partitioning
 from pav_jax.models.presets import preset
 from pav_jax.policies.continuing import useful_slots
 from pav_jax.policies.language_model import LanguageModel
@@ -98,66 +94,6 @@ class Report:
     return self(name, int(new.sum()), seconds, seen, note)
 
 
-class Peer:
-  """`transformers`' `generate` on the weights of a policy."""
-
-  def __init__(self, config, params):
-    import torch
-    import transformers
-
-    self.torch = torch
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    with tempfile.TemporaryDirectory() as path:
-      hf.save(path, config, jax.device_get(params))
-      self.model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager"
-      ).eval()
-
-  def generate(self, prompts):
-    """The number of tokens that follow, and the seconds that they took."""
-    torch = self.torch
-    longest = max(map(len, prompts))
-    tokens = np.zeros((len(prompts), longest), np.int64)
-    mask = np.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-      tokens[row, longest - len(prompt) :] = prompt
-      mask[row, longest - len(prompt) :] = 1
-    start = time.perf_counter()
-    with torch.inference_mode():
-      out = self.model.generate(
-        torch.as_tensor(tokens),
-        attention_mask=torch.as_tensor(mask),
-        do_sample=True,
-        top_k=0,
-        top_p=1.0,
-        temperature=1.0,
-        max_new_tokens=NEW,
-        eos_token_id=END,
-        pad_token_id=0,
-      )
-    seconds = time.perf_counter() - start
-    new = out[:, longest:].numpy()
-    ended = np.cumsum(new == END, axis=1) - (new == END) > 0
-    return int((~ended).sum()), seconds
-
-  def best(self, prompts, batch_sizes):
-    """Tokens, seconds and batch size of the fastest of some.
-
-    Batches are of prompts of like lengths; three of each size are measured, of
-    short, middle and long prompts.
-    """
-    self.generate(prompts[: min(batch_sizes)])
-    results = []
-    for size in batch_sizes:
-      at = np.linspace(0, len(prompts) - size, 3).astype(int)
-      if len(prompts[0]) == len(prompts[-1]):
-        at = at[:1]
-      runs = [self.generate(prompts[i : i + size]) for i in at]
-      results.append((*np.sum(runs, axis=0), size))
-    num, seconds, size = max(results, key=lambda x: x[0] / x[1])
-    return int(num), seconds, size
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--preset", default="medium")
@@ -167,7 +103,7 @@ def main():
   parser.add_argument("--completions", type=int, default=16)
   parser.add_argument("--repeats", type=int, default=2)
   parser.add_argument("--slots", type=int, nargs="+", default=[128, 192, 256])
-  parser.add_argument("--skip", default="", help="parts to leave out: u, p")
+  parser.add_argument("--no_unshared", action="store_true")
   args = parser.parse_args()
 
   hosts.cores_as_devices()
@@ -195,20 +131,6 @@ def main():
   peak = product_rate(1024, config, args.repeats)
   print(f"matrix products: {peak / 1e9:.0f} GFLOP/s")
   report = Report(config, peak)
-  try:
-    peer = None if "p" in args.skip else Peer(config, params)
-  except ImportError as error:
-    peer = None
-    print(f"no peer: {error}; pip install -e '.[bench]' for the comparison")
-
-  def compare(name, prompts, num_seen, rate):
-    if peer is None:
-      return
-    num, seconds, size = peer.best(prompts, (64, 128, 256))
-    note = f"best batch of 64 … 256: {size}"
-    other = report(f"{name} transformers", num, seconds, num_seen, note)
-    print(f"{name} pav_jax is {rate / other:.1f} times as fast", flush=True)
-
   prompts = tokens(args.problems, PROMPT)
   lengths = np.full(args.problems, PROMPT, np.int32)
   ids = np.arange(args.problems, dtype=np.int32)
@@ -228,9 +150,7 @@ def main():
     )
 
   seconds, rows, slots = best(sample)
-  rate = report.rows("(a) samples", seconds, rows, PROMPT, args.samples, slots)
-  copies = np.repeat(prompts, args.samples, axis=0)
-  compare("(a)", list(copies), PROMPT + NEW / 2, rate)
+  report.rows("(a) samples", seconds, rows, PROMPT, args.samples, slots)
 
   # Seeds may grow by as many tokens as are sampled after their last prefix.
   seed_len = PROMPT + STEPS * STEP
@@ -258,15 +178,8 @@ def main():
   per_row = np.tile(prefix_len, args.seeds)
   shared = report.rows("(b) completions", seconds, rows, per_row, each, slots)
   alone = np.repeat(np.asarray(seeds.tokens[:, :seed_len]), each, axis=0)
-  order = np.argsort(per_row, kind="stable")
-  compare(
-    "(b)",
-    [alone[i, : per_row[i]] for i in order],
-    float(np.mean(per_row)) + NEW / 2,
-    shared,
-  )
 
-  if "u" not in args.skip:
+  if not args.no_unshared:
     # A quarter of the rows, every prefix among them.
     policy = dataclasses.replace(policy, max_new_tokens=NEW, num_slots=slots)
     alone, per_row = alone[::4], per_row[::4]
