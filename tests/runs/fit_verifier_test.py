@@ -339,10 +339,17 @@ def test_the_best_verifier_is_exported_not_the_last(
   assert report["training"]["kept_step"] == best
 
 
-def test_a_frozen_backbone_is_the_verifiers_trunk(tmp_path, data):
+def test_a_frozen_backbone_is_the_verifiers_trunk(tmp_path, data, monkeypatch):
+  trained, train = [], verifier_run.fit_loop.train
+  monkeypatch.setattr(
+    verifier_run.fit_loop,
+    "train",
+    lambda job, state: trained.append(set(state.params)) or train(job, state),
+  )
   schedule = dataclasses.replace(SHORT["schedule"], backbone_rate=0.0)
   changes = WIRING | {"schedule": schedule, "reader_layers": 1}
   fit(tmp_path, data, num_inspected=1, **changes)
+  assert trained == [{"reader", "head"}]  # a rate of 0 alone costs as ever
   kept = provers_verifier.load(tmp_path / "verifier").params
   jax.tree.map(
     np.testing.assert_array_equal, kept["trunk"], backbone(*[None] * 3)[1]
